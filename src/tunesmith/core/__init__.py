@@ -1,0 +1,1 @@
+"""The ground floor: records, registry, configuration, seeds, run directories. Imports nothing else of Tunesmith."""

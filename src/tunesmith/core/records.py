@@ -1,0 +1,93 @@
+"""The records that travel between rooms. All frozen; `loss_mask` True = counts, and there is no other mask polarity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a task.
+
+    Attributes:
+        id: stable identity (hash of its content), equal wherever the same row is read from.
+        fields: the row's columns under their canonical names.
+        where: "file:line" or "source:number", for messages to people.
+    """
+
+    id: str
+    fields: Mapping[str, Any]
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that could not be used: where it stands, why, and how it begins (at most 120 characters)."""
+
+    where: str
+    reason: str
+    excerpt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of text and whether its tokens are what the model learns to say."""
+
+    text: str
+    counts: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids of one example, with the mask made segment by segment.
+
+    Attributes:
+        ids: T token ids.
+        loss_mask: T booleans; True where the token is a target.
+        example_id: the example it came from.
+    """
+
+    ids: tuple[int, ...]
+    loss_mask: tuple[bool, ...]
+    example_id: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One generated answer: its text, token ids, log-probability of each (nats), and why it stopped."""
+
+    text: str
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stop_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkedExample:
+    """A hand-derived value that a registry entry must reproduce.
+
+    Attributes:
+        inputs: keyword arguments for the entry's function.
+        expected: the value, computed by hand or by an independent programme.
+        how: the derivation, in words a reader can follow.
+        tolerance: largest absolute difference allowed.
+    """
+
+    inputs: Mapping[str, Any]
+    expected: Any
+    how: str
+    tolerance: float = 1e-6
+    wrong: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,90 @@
+"""Rooms of entries: one file, one entry, its name the file's stem.
+
+A registry is asked only where a string from a configuration or a command line meets code; code that knows what it
+wants imports it. Listing a room reads file names and never imports an entry, so `tunesmith --help` stays light.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tunesmith.core.errors import UserError, unknown
+
+_ROOT = Path(__file__).parent.parent
+
+
+class Registry:
+    """The entries of one room.
+
+    Args:
+        room: folder below `tunesmith`, for example "metrics" or "recipes/routes".
+        kind: what an entry is called in messages, for example "metric".
+    """
+
+    def __init__(self, room: str, kind: str) -> None:
+        self.room, self.kind = room, kind
+        self.folder = _ROOT / room
+
+    def names(self) -> list[str]:
+        """Return the entry names, sorted, without importing any. Helpers start with `_` and are not entries."""
+        return sorted(f.stem.replace("_", "-") for f in self.folder.glob("*.py") if not f.stem.startswith("_"))
+
+    def get(self, name: str) -> ModuleType:
+        """Import one entry. Hyphen and underscore are the same.
+
+        Raises:
+            UserError: there is no such entry; the message has a near miss.
+        """
+        canonical = name.replace("_", "-")
+        if canonical not in self.names():
+            raise unknown(self.kind, name, self.names())
+        return importlib.import_module(f"tunesmith.{self.room.replace('/', '.')}.{canonical.replace('-', '_')}")
+
+    def summary(self, name: str) -> str:
+        """Return the first line of an entry's docstring, read from the file and not by importing it."""
+        source = (self.folder / f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")
+        docstring = ast.get_docstring(ast.parse(source)) or ""
+        return docstring.split("\n", 1)[0]
+
+    def parameters(self, spec: str | Mapping[str, Any]) -> tuple[ModuleType, Any]:
+        """Resolve "lora", "lora:rank=8,alpha=16" or {"name": "lora", "rank": 8} to an entry and its parameters.
+
+        Returns:
+            The entry's module and an instance of its `Parameters`.
+
+        Raises:
+            UserError: unknown entry, unknown parameter or a value of the wrong type.
+        """
+        from tunesmith.core.config import parse_value, validate
+
+        if isinstance(spec, str):
+            name, _, rest = spec.partition(":")
+            given: dict[str, Any] = {}
+            for pair in filter(None, rest.split(",")):
+                key, equals, value = pair.partition("=")
+                if not equals:
+                    raise UserError(f"cannot read '{pair}' in {self.kind} '{spec}'", "Write it as name:key=value,key=value.")
+                given[key.strip()] = parse_value(value)
+        else:
+            given = dict(spec)
+            name = given.pop("name", "")
+            if not name:
+                raise UserError(f"a {self.kind} needs a name", f"Known: {', '.join(self.names())}.")
+        entry = self.get(name)
+        return entry, validate(entry.Parameters, given, f"{self.kind} '{name}'")
+
+
+METRICS = Registry("metrics", "metric")
+SOURCES = Registry("data/sources", "data source")
+DEMONSTRATIONS = Registry("data/demonstrations", "demonstration choice")
+PEFT = Registry("peft", "peft method")
+OBJECTIVES = Registry("objectives", "objective")
+ROUTES = Registry("recipes/routes", "route")
+BASELINES = Registry("recipes/baselines", "baseline")
+RECIPES = Registry("recipes", "command")
+ROOMS = (METRICS, SOURCES, DEMONSTRATIONS, PEFT, OBJECTIVES, ROUTES, BASELINES, RECIPES)

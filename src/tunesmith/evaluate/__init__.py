@@ -1,0 +1,1 @@
+"""From predictions to a verdict: item results, forgetting, comparison and the report."""
