@@ -1,0 +1,88 @@
+"""Run directories: everything a run was told, did and produced, in one relocatable folder."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tunesmith import __version__
+from tunesmith.core.errors import UserError
+from tunesmith.core.files import canonical, text_hash, write_json
+
+_LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "pydantic", "scikit-learn", "tokenizers")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions a result depends on."""
+    found = {"tunesmith": __version__, "python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    for library in _LIBRARIES:
+        try:
+            found[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+class Run:
+    """A run directory.
+
+    Args:
+        folder: where; created if missing.
+        inputs: what the run's outcome depends on (configuration, data and model hashes); a folder made from other
+            inputs is not continued.
+        about: what else `run.json` should hold (command, parent runs).
+        overwrite: throw away what an earlier run left in the folder.
+
+    Raises:
+        UserError: the folder holds something else, or a run with other inputs; names the keys that differ.
+    """
+
+    def __init__(self, folder: Path, inputs: dict[str, Any], about: dict[str, Any], overwrite: bool = False) -> None:
+        self.folder = folder
+        record = folder / "run.json"
+        if overwrite and record.is_file():
+            shutil.rmtree(folder)
+        if record.is_file():
+            _check_same(folder, json.loads(record.read_text(encoding="utf-8")).get("inputs", {}), json.loads(canonical(inputs)))
+        elif folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"{folder} is not empty and holds no run", "Choose another --run_dir.")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._metrics = folder / "metrics.jsonl"
+        if not record.is_file():
+            write_json(record, {"inputs": inputs, "inputs_hash": text_hash(canonical(inputs)), "versions": versions(), **about})
+
+    def log(self, values: dict[str, Any]) -> None:
+        """Append one line to `metrics.jsonl`."""
+        with self._metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop logged lines of steps beyond the one a run resumes from, so that curves do not overlap themselves."""
+        if not self._metrics.is_file():
+            return
+        kept = []
+        for line in self._metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:  # the line that was being written when the run was killed
+                continue
+            if row.get("step", 0) <= step:
+                kept.append(line + "\n")
+        beside = self._metrics.with_suffix(".tmp")
+        beside.write_text("".join(kept), encoding="utf-8")
+        os.replace(beside, self._metrics)
+
+
+def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    different = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if different:
+        key = different[0]
+        raise UserError(
+            f"{folder} holds a run with other settings: {', '.join(different)} ({key} was {before.get(key)!r:.60}, now {now.get(key)!r:.60})",
+            "Choose another --run_dir, or --overwrite to start again.",
+        )

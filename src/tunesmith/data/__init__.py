@@ -1,0 +1,1 @@
+"""Data: sources, formats, tasks, templates, verbalizers, demonstrations and batches."""

@@ -1,0 +1,68 @@
+"""From encoded examples to batches: a data order that is a function of seed and epoch, and micro-batches by token budget."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tunesmith.core.records import Encoded
+from tunesmith.core.seeds import derive
+
+_WINDOW = 32
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples padded on the right, which a causal model needs no mask for.
+
+    Attributes:
+        ids: [B, T] token ids. loss_mask: [B, T] booleans, True where the token is a target.
+        example_ids: B identities. tokens: real tokens, padding not counted.
+    """
+
+    ids: torch.Tensor
+    loss_mask: torch.Tensor
+    example_ids: tuple[str, ...]
+    tokens: int
+
+
+def collate(examples: Sequence[Encoded]) -> Batch:
+    """Pad examples on the right to the longest of them."""
+    longest = max(len(e) for e in examples)
+    ids = torch.zeros(len(examples), longest, dtype=torch.long)
+    mask = torch.zeros(len(examples), longest, dtype=torch.bool)
+    for b, example in enumerate(examples):
+        ids[b, : len(example)] = torch.tensor(example.ids)
+        mask[b, : len(example)] = torch.tensor(example.loss_mask)
+    return Batch(ids, mask, tuple(e.example_id for e in examples), sum(len(e) for e in examples))
+
+
+def epoch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Return the batches of one epoch as row numbers; a pure function of its arguments, so a resumed run continues it.
+
+    Rows are shuffled, then sorted by length inside windows of 32 batches, then the batches are shuffled: nearly no
+    padding, and still another order every epoch.
+    """
+    generator = random.Random(derive(seed, "order", epoch))
+    order = list(range(len(lengths)))
+    generator.shuffle(order)
+    window = batch_size * _WINDOW
+    batches: list[list[int]] = []
+    for start in range(0, len(order), window):
+        rows = sorted(order[start : start + window], key=lambda i: lengths[i])
+        batches += [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    generator.shuffle(batches)
+    return batches
+
+
+def micro_batches(examples: Sequence[Encoded], token_budget: int) -> list[Batch]:
+    """Cut a batch into micro-batches of at most `token_budget` tokens, padding included (one row at the least)."""
+    groups: list[list[Encoded]] = []
+    for example in sorted(examples, key=len, reverse=True):
+        if not groups or len(groups[-1][0]) * (len(groups[-1]) + 1) > token_budget:
+            groups.append([])
+        groups[-1].append(example)
+    return [collate(group) for group in groups]

@@ -1,0 +1,1 @@
+"""How few-shot demonstrations are chosen: one file each, `choose(pool, items, shots, seed, embed)`."""

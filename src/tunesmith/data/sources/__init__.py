@@ -1,0 +1,1 @@
+"""Task sources that Tunesmith brings along: one file each, with `splits()`, a licence and a citation."""

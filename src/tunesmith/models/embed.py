@@ -1,0 +1,39 @@
+"""Sentence embeddings with MiniLM: mean of the last hidden states over real tokens, scaled to length one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tunesmith.core.progress import Progress
+from tunesmith.models import embedded
+
+_BATCH = 64
+_LONGEST = 256
+
+
+def embed_texts(texts: Sequence[str], title: str = "") -> Any:
+    """Return unit vectors [N, 384] as a float32 numpy array (Reimers & Gurevych 2019, mean pooling).
+
+    Texts longer than 256 tokens are embedded by their first 256, the length the model was trained with.
+    """
+    import numpy as np
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = embedded.folder_of("minilm")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+    vectors = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    with torch.inference_mode(), Progress(title, total=len(texts), unit="texts") as progress:
+        for start in range(0, len(order), _BATCH):
+            chosen = order[start : start + _BATCH]
+            batch = tokenizer([texts[i] for i in chosen], padding=True, truncation=True, max_length=_LONGEST, return_tensors="pt")
+            hidden = model(**batch).last_hidden_state
+            real = batch["attention_mask"][..., None].to(hidden.dtype)
+            mean = (hidden * real).sum(1) / real.sum(1)
+            vectors[chosen] = torch.nn.functional.normalize(mean, dim=-1).numpy()
+            progress.advance(len(chosen))
+    return vectors

@@ -1,0 +1,217 @@
+"""Log-likelihoods of continuations, in one forward pass a batch.
+
+Every item is laid out as one row: its prompt, then the tokens of all its continuations side by side. A tree mask lets
+each continuation see the prompt and itself only, and position ids count along each branch, so a row costs the prompt
+once and each continuation once. What all prompts of a call share (an instruction, demonstrations) is computed once and
+kept as keys and values. Vocabulary logits are made only where a continuation's next token is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tunesmith.core.encode import token_ids, with_bos
+from tunesmith.core.progress import Progress
+from tunesmith.models.load import LM
+
+_TOKENS_PER_BATCH = 4096
+_SHORTEST_SHARED_PREFIX = 16
+_ROWS_OF_LOGITS = 512
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to score: a prompt of P token ids (P >= 1) and its continuations, each of one or more token ids."""
+
+    prompt: tuple[int, ...]
+    continuations: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Answer to one request.
+
+    Attributes:
+        logprobs: per continuation, the sum of its tokens' log-probabilities, nats.
+        free_choice: the token id the model itself would have said first after the prompt.
+    """
+
+    logprobs: tuple[float, ...]
+    free_choice: int
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    length: int
+    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]  # per layer keys and values [1, H, P, D]
+
+
+def score_requests(lm: LM, requests: Sequence[Request], title: str = "", share_prefix: bool = True) -> list[Scored]:
+    """Score requests; the answer does not depend on their order or on how they fall into batches.
+
+    Args:
+        title: shown with the progress line; "" = silent.
+        share_prefix: compute the prompts' common beginning once (off = the plain path, for parity tests).
+
+    Returns:
+        One `Scored` a request, in request order.
+    """
+    shared = _common_prefix(requests) if share_prefix and len(requests) > 1 else 0
+    shared = shared if shared >= _SHORTEST_SHARED_PREFIX else 0
+    answers: list[Scored | None] = [None] * len(requests)
+    with torch.inference_mode(), Progress(title, total=len(requests), unit="items") as progress:
+        prefix = _encode_prefix(lm, requests[0].prompt[:shared]) if shared else None
+        for batch in _batches(requests, shared):
+            rows = [_row(requests[i], shared) for i in batch]
+            for i, scored in zip(batch, _score_batch(lm, rows, prefix), strict=True):
+                answers[i] = scored
+            progress.advance(len(batch))
+    return [answer for answer in answers if answer is not None]
+
+
+def score(lm: LM, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """Return the summed log-probability (nats) of each continuation after its context, in request order.
+
+    Context and continuation are tokenised apart, as at training time, so the context's ids never depend on what follows.
+    """
+    requests = []
+    for context, continuation in pairs:
+        prompt = with_bos(lm.tokenizer, token_ids(lm.tokenizer, context)) or (_start_id(lm),)
+        requests.append(Request(prompt, (token_ids(lm.tokenizer, continuation),)))
+    return [scored.logprobs[0] for scored in score_requests(lm, requests)]
+
+
+def _start_id(lm: LM) -> int:
+    known = (lm.tokenizer.bos_token_id, lm.tokenizer.eos_token_id, 0)
+    return next(i for i in known if i is not None)
+
+
+def _common_prefix(requests: Sequence[Request]) -> int:
+    # The last prompt token stays out of the prefix: its logits start every continuation.
+    first, last = min(r.prompt for r in requests), max(r.prompt for r in requests)
+    limit = min(len(r.prompt) for r in requests) - 1
+    for i in range(limit):
+        if first[i] != last[i]:
+            return i
+    return limit
+
+
+@dataclass(frozen=True)
+class _Row:
+    prompt: tuple[int, ...]  # without the shared prefix
+    continuations: tuple[tuple[int, ...], ...]
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + sum(len(c) - 1 for c in self.continuations)
+
+
+def _row(request: Request, shared: int) -> _Row:
+    return _Row(request.prompt[shared:], request.continuations)
+
+
+def _batches(requests: Sequence[Request], shared: int) -> Iterator[list[int]]:
+    lengths = [_row(r, shared).length for r in requests]
+    order = sorted(range(len(requests)), key=lambda i: (-lengths[i], i))
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) + 1) * lengths[batch[0]] > _TOKENS_PER_BATCH:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _encode_prefix(lm: LM, ids: tuple[int, ...]) -> _Prefix:
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    lm.model.base_model(input_ids=torch.tensor([ids], device=lm.device), past_key_values=cache, use_cache=True)
+    return _Prefix(len(ids), tuple((layer.keys, layer.values) for layer in cache.layers))
+
+
+def _score_batch(lm: LM, rows: list[_Row], prefix: _Prefix | None) -> list[Scored]:
+    hidden = _forward(lm, rows, prefix)
+    places, targets = [], []  # (row, position) whose logits predict the target id
+    for b, row in enumerate(rows):
+        start, end = len(row.prompt), len(row.prompt) - 1
+        for continuation in row.continuations:
+            places += [(b, end), *((b, start + k) for k in range(len(continuation) - 1))]
+            targets += continuation
+            start += len(continuation) - 1
+    logprobs, best = _logprobs_at(lm, hidden, places, targets)
+    answers, at = [], 0
+    for row in rows:
+        free, sums = best[at], []
+        for continuation in row.continuations:
+            sums.append(float(logprobs[at : at + len(continuation)].sum()))
+            at += len(continuation)
+        answers.append(Scored(tuple(sums), int(free)))
+    return answers
+
+
+def _forward(lm: LM, rows: list[_Row], prefix: _Prefix | None) -> torch.Tensor:
+    """Return hidden states [B, T, hidden] of rows padded on the right to the longest."""
+    from transformers import DynamicCache
+
+    longest, past = max(row.length for row in rows), prefix.length if prefix else 0
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    positions = torch.zeros(len(rows), longest, dtype=torch.long)
+    for b, row in enumerate(rows):
+        tokens, places = list(row.prompt), list(range(past, past + len(row.prompt)))
+        for continuation in row.continuations:
+            tokens += continuation[:-1]
+            places += range(past + len(row.prompt), past + len(row.prompt) + len(continuation) - 1)
+        ids[b, : len(tokens)] = torch.tensor(tokens)
+        positions[b, : len(places)] = torch.tensor(places)
+    arguments: dict[str, Any] = {"input_ids": ids.to(lm.device), "position_ids": positions.to(lm.device), "use_cache": prefix is not None}
+    if prefix:
+        cache = DynamicCache()
+        for index, (keys, values) in enumerate(prefix.layers):
+            cache.update(keys.expand(len(rows), -1, -1, -1), values.expand(len(rows), -1, -1, -1), index)
+        arguments["past_key_values"] = cache
+    # A causal kernel needs no mask for rows padded on the right; branches or a prefix do.
+    if prefix or any(row.length > len(row.prompt) for row in rows):
+        allowed = _tree_mask(rows, longest, past).to(lm.device)
+        mask = torch.zeros(allowed.shape, dtype=lm.dtype, device=lm.device).masked_fill_(~allowed, torch.finfo(lm.dtype).min)
+        arguments["attention_mask"] = mask
+    return lm.model.base_model(**arguments).last_hidden_state
+
+
+def _tree_mask(rows: list[_Row], longest: int, past: int) -> torch.Tensor:
+    """Return who may look at whom: booleans [B or 1, 1, T, past + T]."""
+    causal = torch.ones(longest, longest, dtype=torch.bool).tril()
+    branched = any(row.length > len(row.prompt) for row in rows)
+    inner = causal.repeat(len(rows) if branched else 1, 1, 1)
+    if branched:
+        for b, row in enumerate(rows):
+            start = len(row.prompt)
+            for continuation in row.continuations:
+                end = start + len(continuation) - 1
+                inner[b, start:end, len(row.prompt) : start] = False
+                start = end
+    return torch.cat([torch.ones(inner.shape[0], longest, past, dtype=torch.bool), inner], dim=-1)[:, None]
+
+
+def _logprobs_at(lm: LM, hidden: torch.Tensor, places: list[tuple[int, int]], targets: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log p(target) at each place [N], and the argmax id there [N]. Each place's logits are made once, in chunks."""
+    unique = {place: i for i, place in enumerate(dict.fromkeys(places))}
+    index = torch.tensor([unique[p] for p in places])
+    rows, columns = zip(*unique, strict=True)
+    picked = hidden[torch.tensor(rows), torch.tensor(columns)]
+    which, wanted = index.to(picked.device), torch.tensor(targets, device=picked.device)
+    logprobs = torch.empty(len(targets), dtype=torch.float32, device=picked.device)
+    best = torch.empty(len(unique), dtype=torch.long, device=picked.device)
+    for start in range(0, len(unique), _ROWS_OF_LOGITS):
+        stop = min(start + _ROWS_OF_LOGITS, len(unique))
+        logits = lm.model.get_output_embeddings()(picked[start:stop]).float()
+        best[start:stop] = logits.argmax(-1)
+        here = (which >= start) & (which < stop)
+        local = which[here] - start
+        logprobs[here] = logits[local, wanted[here]] - logits.logsumexp(-1)[local]
+    return logprobs.cpu(), best[which].cpu()

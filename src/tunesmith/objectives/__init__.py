@@ -1,0 +1,1 @@
+"""Objectives: pure functions of tensors, (tensors) -> (loss, stats), one file each."""

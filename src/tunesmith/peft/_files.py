@@ -1,0 +1,119 @@
+"""Adapter directories: plain Hugging Face PEFT files, plus tokenizer, card, and a probe that loading replays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from tunesmith.core.errors import UserError, WorkFailed
+from tunesmith.core.files import verify_manifest, write_json, write_manifest, write_text
+from tunesmith.core.registry import PEFT
+
+_PROBED_TOKENS = 32
+# Mean logit error that rounding alone explains, when an adapter is replayed in another precision than it was saved in.
+_ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
+
+
+def save_adapter(folder: Path, lm: Any, entry: Any, parameters: Any, prompts: list[tuple[int, ...]], card: str) -> None:
+    """Write an adapter directory that any PEFT loads and that explains itself.
+
+    Args:
+        prompts: a few prompts' token ids; their logits with and without the adapter are kept as the probe.
+        card: text of README.md.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "peft_type": entry.PEFT_TYPE,
+        "task_type": "CAUSAL_LM",
+        # A name or hub id travels with the adapter; a path of the machine it was made on would not.
+        "base_model_name_or_path": Path(lm.name).name if Path(lm.name).is_dir() else lm.name,
+        "inference_mode": True,
+        **entry.to_peft_config(lm.model, parameters),
+    }
+    save_file(entry.state(lm.model), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    write_json(folder / "adapter_config.json", config)
+    lm.tokenizer.save_pretrained(folder)
+    write_text(folder / "README.md", card)
+    with entry.disabled(lm.model):
+        without = _probe_logits(lm, prompts)
+    adapted = _probe_logits(lm, prompts)
+    probe = [
+        {"prompt_ids": list(ids), "token_ids": top, "logits": values, "logits_without_adapter": [base[t] for t in top]}
+        for ids, base, (top, values) in zip(prompts, without, map(_top, adapted), strict=True)
+    ]
+    write_json(folder / "probe.json", {"base_identity": lm.identity, "dtype": str(lm.dtype).removeprefix("torch."), "prompts": probe})
+    write_manifest(folder)
+
+
+def load_adapter(lm: Any, folder: Path) -> dict[str, torch.nn.Parameter]:
+    """Attach a saved adapter to a loaded base and prove that it is the one that was saved.
+
+    Returns:
+        Its parameters by name.
+
+    Raises:
+        UserError: not an adapter directory, damaged, pickled, or made for another base.
+        WorkFailed: the probe's logits do not come back.
+    """
+    config = _read_config(folder)
+    kinds = {PEFT.get(name).PEFT_TYPE: PEFT.get(name) for name in PEFT.names() if PEFT.get(name).SAVES == "adapter"}
+    if config.get("peft_type") not in kinds:
+        raise UserError(f"{folder} is a {config.get('peft_type')} adapter", f"This version reads {', '.join(sorted(kinds))}.")
+    if (folder / "MANIFEST.json").is_file() and (problem := verify_manifest(folder)):
+        raise UserError(f"the adapter in {folder} is damaged: {problem}", "Use another copy of it.")
+    entry = kinds[config["peft_type"]]
+    try:
+        tensors = load_file(folder / "adapter_model.safetensors")
+    except FileNotFoundError:
+        raise UserError(f"{folder} has no adapter_model.safetensors", "Pickled adapters (.bin) are refused: they can run code.") from None
+    except SafetensorError as error:
+        raise UserError(f"{folder}/adapter_model.safetensors is damaged: {error}") from error
+    trained = entry.attach(lm.model, entry.from_peft_config(config), seed=0)
+    entry.load_state(lm.model, tensors)
+    _replay(lm, folder)
+    return trained
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder} is not an adapter directory: it has no adapter_config.json", "Check the path.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}/adapter_config.json cannot be read: {error}") from None
+
+
+def _probe_logits(lm: Any, prompts: list[tuple[int, ...]]) -> list[list[float]]:
+    with torch.inference_mode():
+        return [lm.model(input_ids=torch.tensor([ids], device=lm.device)).logits[0, -1].float().tolist() for ids in prompts]
+
+
+def _top(logits: list[float]) -> tuple[list[int], list[float]]:
+    best = sorted(range(len(logits)), key=lambda i: -logits[i])[:_PROBED_TOKENS]
+    return best, [logits[i] for i in best]
+
+
+def _replay(lm: Any, folder: Path) -> None:
+    path = folder / "probe.json"
+    if not path.is_file():  # an adapter of another library has none
+        return
+    probe = json.loads(path.read_text(encoding="utf-8"))
+    error = effect = 0.0
+    count = 0
+    for item, logits in zip(probe["prompts"], _probe_logits(lm, [tuple(p["prompt_ids"]) for p in probe["prompts"]]), strict=True):
+        for token, saved, without in zip(item["token_ids"], item["logits"], item["logits_without_adapter"], strict=True):
+            error += abs(logits[token] - saved)
+            effect += abs(saved - without)
+            count += 1
+    error, effect = error / count, effect / count
+    rounding = max(_ROUNDING[lm.dtype], _ROUNDING[getattr(torch, probe["dtype"])])
+    if error > max(rounding, 0.0) or (effect > rounding and error > effect / 2):
+        raise WorkFailed(
+            f"the adapter in {folder} does not behave as it did when it was saved: its probe's logits differ by {error:.3g} on average",
+            f"Load it on the base it was trained on ({probe['base_identity']}; this one is {lm.identity}).",
+        )

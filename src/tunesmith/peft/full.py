@@ -1,0 +1,20 @@
+"""Full fine-tuning: every weight is trained, the plain way of Howard & Ruder (2018), GPT-1 and BERT."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from tunesmith.core.config import Config
+
+SAVES = "model"
+LEARNING_RATE = 5e-5
+
+
+class Parameters(Config):
+    """Full fine-tuning has nothing to choose."""
+
+
+def attach(model: nn.Module, parameters: Parameters, seed: int) -> dict[str, nn.Parameter]:
+    """Let every parameter be trained; a tied one (embedding and head) counts once."""
+    model.requires_grad_(True)
+    return dict(model.named_parameters())

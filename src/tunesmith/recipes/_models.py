@@ -1,0 +1,45 @@
+"""Opening a model with its adapter: what `ts.load` and every recipe call."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+
+from tunesmith.core.errors import UserError
+from tunesmith.models.load import LM
+from tunesmith.models.load import load as load_base
+from tunesmith.peft._files import load_adapter
+
+
+def load(model: str, adapter: str | None = None, dtype: str = "auto", device: str = "auto") -> LM:
+    """Load a model by embedded name, directory or hub id, with a saved adapter on it.
+
+    Raises:
+        UserError: no such model or adapter, or they do not fit each other.
+        WorkFailed: the adapter's probe does not come back (not applied, or the wrong base).
+    """
+    quiet_libraries()
+    if adapter and not Path(adapter).is_dir():
+        raise UserError(f"there is no adapter directory '{adapter}'", "Give the folder that holds adapter_config.json.")
+    lm = load_base(model, dtype, device)
+    if adapter:
+        load_adapter(lm, Path(adapter))
+    return lm
+
+
+def quiet_libraries() -> None:
+    """Leave stderr to our own words: no progress bars or advice from the libraries underneath."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("torch").setLevel(logging.ERROR)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def use_threads(count: int | None) -> None:
+    """Use `count` processor threads; None = as many as the process may run on."""
+    torch.set_num_threads(count or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

@@ -1,0 +1,55 @@
+"""Checks before the first step, each for a mistake that otherwise shows up as a good-looking loss curve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tunesmith.core.errors import UserError
+from tunesmith.core.records import Encoded
+
+
+def check_training_data(data: Sequence[Encoded], tokenizer: Any, stop_ids: frozenset[int]) -> None:
+    """Refuse data that would teach nothing, everything, or never to stop.
+
+    Raises:
+        UserError: no targets or only targets, an answer without a stop token that counts, or two opening tokens.
+    """
+    counted, total = sum(sum(e.loss_mask) for e in data), sum(len(e) for e in data)
+    if counted == 0:
+        raise UserError(f"none of the {total} training tokens counts, so nothing would be learned", "Check the template or the chat roles.")
+    if counted == total and len(data) > 1:
+        raise UserError("every training token counts, the prompts included", "Check that the template puts the answer apart.")
+    for example in data:
+        last = max((i for i, counts in enumerate(example.loss_mask) if counts), default=-1)
+        if last < 0:
+            raise UserError(f"row {example.example_id} has no token that counts")
+        if example.ids[last] not in stop_ids:
+            raise UserError(
+                f"row {example.example_id} does not end in a stop token that counts: the model would never learn to stop",
+                "This is a fault of the tokenizer or its chat template.",
+            )
+        if tokenizer.bos_token_id is not None and example.ids[:2] == (tokenizer.bos_token_id,) * 2:
+            raise UserError(f"row {example.example_id} begins with two opening tokens", "Remove the one in the template.")
+
+
+def within_length(data: Sequence[Encoded], max_length: int, drop: bool) -> tuple[list[Encoded], int]:
+    """Keep the rows of at most `max_length` tokens; nothing is ever cut.
+
+    Returns:
+        The kept rows and how many were dropped.
+
+    Raises:
+        UserError: some are longer and `drop` is off; says how many and how long.
+    """
+    kept = [e for e in data if len(e) <= max_length]
+    dropped = len(data) - len(kept)
+    if dropped and not drop:
+        longest = max(len(e) for e in data)
+        raise UserError(
+            f"{dropped} of {len(data)} rows are longer than max_length = {max_length} tokens (the longest has {longest})",
+            f"Set --max_length {longest}, or --over_long drop to leave them out.",
+        )
+    if not kept:
+        raise UserError(f"all {len(data)} rows are longer than max_length = {max_length} tokens")
+    return kept, dropped

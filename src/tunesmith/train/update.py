@@ -1,0 +1,114 @@
+"""One optimizer step: clip, schedule, AdamW on float32 master copies, and a guard against anything that is not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+
+Schedule = Literal["linear", "cosine", "constant"]
+
+
+def schedule_factor(schedule: Schedule, step: int, total: int, warmup: int) -> float:
+    """Return what the learning rate is multiplied with at `step` (0-based) of `total`.
+
+    It rises linearly over `warmup` steps and then stays, falls linearly, or falls along a cosine, to zero at `total`.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    left = (total - step) / max(total - warmup, 1)
+    return {"linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left)), "constant": 1.0}[schedule]
+
+
+class Updater:
+    """AdamW (Loshchilov & Hutter 2019) over named parameters.
+
+    bfloat16 has 8 bits of precision: an update smaller than 1/256 of a weight would be lost. So parameters in reduced
+    precision have float32 masters, which the optimizer moves and the parameters are rounded from.
+
+    Args:
+        parameters: what is trained, by name.
+        weight_decay: decoupled; matrices only, never biases, norms or other vectors.
+        clip_norm: largest norm of the whole gradient; 0 = no clipping.
+    """
+
+    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], weight_decay: float, clip_norm: float) -> None:
+        self.parameters = dict(parameters)
+        self.masters = {
+            name: p if p.dtype == torch.float32 else p.detach().float().requires_grad_() for name, p in self.parameters.items()
+        }
+        self.clip_norm = clip_norm
+        decayed = [m for m in self.masters.values() if m.ndim >= 2]
+        others = [m for m in self.masters.values() if m.ndim < 2]
+        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
+
+    def step(self, learning_rate: float) -> float:
+        """Apply the accumulated gradients.
+
+        Returns:
+            The norm of the whole gradient before clipping. If it is not finite, nothing was changed.
+        """
+        for name, p in self.parameters.items():
+            master = self.masters[name]
+            if p.grad is not None and master is not p:
+                master.grad = p.grad.float()
+                p.grad = None
+        gradients = [m.grad for m in self.masters.values() if m.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+        if math.isfinite(norm):
+            if self.clip_norm and norm > self.clip_norm:
+                torch._foreach_mul_(gradients, self.clip_norm / norm)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            self.optimizer.step()
+            self._round()
+        self.clear()
+        return norm
+
+    def clear(self) -> None:
+        """Drop all gradients."""
+        for name, p in self.parameters.items():
+            p.grad = self.masters[name].grad = None
+
+    def _round(self) -> None:
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                if self.masters[name] is not p:
+                    p.copy_(self.masters[name])
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return everything needed to continue: masters and both moments, float32, and their step counts."""
+        tensors: dict[str, torch.Tensor] = {}
+        for name, master in self.masters.items():
+            tensors[f"weight/{name}"] = master.detach()
+            for key, value in self.optimizer.state.get(master, {}).items():
+                tensors[f"{key}/{name}"] = value
+        return tensors
+
+    def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Continue from what `state` returned."""
+        with torch.no_grad():
+            for name, master in self.masters.items():
+                master.copy_(tensors[f"weight/{name}"])
+                keys = ("step", "exp_avg", "exp_avg_sq")
+                if f"exp_avg/{name}" in tensors:
+                    self.optimizer.state[master] = {key: tensors[f"{key}/{name}"].clone().to(master.device) for key in keys}
+        self._round()
+
+
+def weights(parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+    """Copy trained parameters, for instance to keep the best so far."""
+    return {name: p.detach().clone() for name, p in parameters.items()}
+
+
+def restore(parameters: Mapping[str, torch.nn.Parameter], kept: Mapping[str, torch.Tensor]) -> None:
+    """Put copies made by `weights` back."""
+    with torch.no_grad():
+        for name, p in parameters.items():
+            p.copy_(kept[name])
+
+
+LossFunction = Callable[..., tuple[torch.Tensor, dict[str, float]]]
