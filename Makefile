@@ -31,6 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "[4/4] installed; activate with: source .venv/bin/activate"
 
 setup: $(STAMP)
+	@:
 
 fetch: setup
 	@$(BIN)/tunesmith fetch

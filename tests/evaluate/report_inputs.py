@@ -11,7 +11,8 @@ from statistics import NormalDist
 from tunesmith.evaluate.report.record import LadderReport
 from tunesmith.evaluate.results import Forgetting, Prediction, RouteResult
 from tunesmith.evaluate.verdict import judge
-from tunesmith.stats.compare import Comparison, Difference, Interval
+from tunesmith.metrics import accuracy
+from tunesmith.stats.compare import Comparison, Difference, compare
 
 # route, entry name, kind, accuracy (or one per draw), trained parameters, seconds, ms per query, tokens per query, GB
 MOVIES = (
@@ -27,9 +28,24 @@ MOVIES = (
     ("lora r=16", "lora", "tuned", (0.885,), 4_884_480, 214.0, 33.0, 41, 2.2),
     ("full", "full", "tuned", (0.88,), 134_515_008, 402.0, 31.0, 41, 3.6),
 )
-_OPENINGS = ("The plot", "Every performance", "The second half", "Its humour", "The score", "This sequel", "The dialogue", "A patient viewer")
+_OPENINGS = (
+    "The plot",
+    "Every performance",
+    "The second half",
+    "Its humour",
+    "The score",
+    "This sequel",
+    "The dialogue",
+    "A patient viewer",
+)
 _VERBS = ("never loses", "quietly earns", "wastes", "recovers", "cannot find", "keeps", "squanders", "trades away")
-_ENDS = ("its warmth.", "the goodwill of its opening.", "a single honest moment.", "what made the book worth reading.", "any reason to exist.")
+_ENDS = (
+    "its warmth.",
+    "the goodwill of its opening.",
+    "a single honest moment.",
+    "what made the book worth reading.",
+    "any reason to exist.",
+)
 LABELS = ("negative", "positive")
 
 
@@ -65,46 +81,34 @@ def swapped(report: LadderReport, a: str, b: str) -> LadderReport:
     """Exchange what two routes answered (and so their values), leaving what they cost; judged anew."""
     predictions = {**report.predictions, a: report.predictions[b], b: report.predictions[a]}
     by_route = {r.route: r for r in report.results}
-    measured = {name: {f: getattr(by_route[other], f) for f in ("value", "low", "high", "draws")} for name, other in ((a, b), (b, a))}
+    measured = {
+        name: {f: getattr(by_route[other], f) for f in ("value", "low", "high", "draws")} for name, other in ((a, b), (b, a))
+    }
     results = [replace(r, **measured.get(r.route, {})) for r in report.results]
     comparison = compare_rows(results, predictions)
     return replace(report, results=results, predictions=predictions, comparison=comparison, verdict=judge(results, comparison))
 
 
 def compare_rows(results: list[RouteResult], predictions: dict[str, list[Prediction]]) -> Comparison:
-    """Test every pair of candidates: normal intervals of the paired difference, exact McNemar (sign test for draws), Holm."""
-    share = {route: _shares(answers) for route, answers in predictions.items()}
-    names = [r.route for r in results if r.name != "human"]
-    found = [_difference(a, b, share[a], share[b]) for i, a in enumerate(names) for b in names[i + 1 :]]
-    order = sorted(range(len(found)), key=lambda i: found[i].p)
-    highest = 0.0
-    for rank, i in enumerate(order):
-        highest = max(highest, min(1.0, found[i].p * (len(found) - rank)))
-        sure = highest < 0.05
-        verdict = ("better" if found[i].value > 0 else "worse") if sure else "insufficient evidence"
-        needed = None if sure or not found[i].value else math.ceil(found[i].n * (found[i].detectable / abs(found[i].value)) ** 2)
-        found[i] = replace(found[i], p_holm=highest, verdict=verdict, rows_to_settle=needed)
-    return Comparison({r.route: Interval(r.value, r.low, r.high, ()) for r in results}, tuple(found), 0.95, 10_000)
+    """Test every pair of candidates as the ladder does."""
+    candidates = [r for r in results if r.name != "human"]
+    if not candidates:
+        return Comparison({}, (), 0.95, 1000)
+    gold = [p.gold for p in predictions[candidates[0].route] if p.draw == 0]
+    drawn = {
+        r.route: [[p.predicted for p in predictions[r.route] if p.draw == d] for d in range(len(r.draws))] for r in candidates
+    }
+    return compare(accuracy.evaluate, gold, drawn, seed=0, resamples=1000)
 
 
-def difference(a: str, b: str, value: float, half: float, n: int = 1000, verdict: str = "", rows: int | None = None) -> Difference:
+def difference(
+    a: str, b: str, value: float, half: float, n: int = 1000, verdict: str = "", rows: int | None = None
+) -> Difference:
     """Write a tested difference by hand; the verdict follows from the interval unless given."""
     low, high = value - half, value + half
     verdict = verdict or ("better" if low > 0 else "worse" if high < 0 else "insufficient evidence")
     p = 0.2 if verdict.startswith("insufficient") else 0.0001
     return Difference(a, b, value, low, high, p, p, "McNemar", n, 0, 0, half * 1.4, rows, verdict)
-
-
-def _difference(a: str, b: str, left: list[float], right: list[float]) -> Difference:
-    n = len(left)
-    gaps = [x - y for x, y in zip(left, right, strict=True)]
-    mean = math.fsum(gaps) / n
-    error = math.sqrt(max(math.fsum((g - mean) ** 2 for g in gaps) / (n - 1), 1e-9) / n)
-    only_a, only_b = sum(g > 0 for g in gaps), sum(g < 0 for g in gaps)
-    k, m = min(only_a, only_b), only_a + only_b
-    p = min(1.0, 2 * math.fsum(math.comb(m, i) * 0.5**m for i in range(k + 1))) if m else 1.0
-    reach = 1.959964 * error
-    return Difference(a, b, mean, mean - reach, mean + reach, p, p, "McNemar", n, only_a, only_b, 2.8 * error, None, "")
 
 
 def _items(n: int, seed: int) -> list[tuple[str, str, str, float, int]]:
@@ -148,19 +152,41 @@ def _result(row: tuple, answers: list[Prediction], n: int) -> RouteResult:
     value = math.fsum(right) / n
     half = 1.959964 * math.sqrt(math.fsum((r - value) ** 2 for r in right) / (n - 1) / n)
     draws = [sum(p.correct for p in answers if p.draw == d) / n for d in range(len(shares))]
-    forgetting = None
-    if kind == "tuned":
-        lost = 0.03 if name == "lora" else 0.07
-        tasks = {
-            "tweets": {"before": 0.71, "after": 0.71 - lost + 0.01, "n": 200.0},
-            "products": {"before": 0.74, "after": 0.74 - lost, "n": 200.0},
-            "editorials": {"before": 0.62, "after": 0.62 - lost - 0.01, "n": 200.0},
-        }
-        forgetting = Forgetting("general text", 18.42, 18.42 + 20 * lost, tasks)
     return RouteResult(
-        route=route, name=name, kind=kind, parameters={}, metric="accuracy", value=value, low=value - half, high=value + half, n=n,
-        draws=draws, metrics={"accuracy": value}, valid=0.83 if name == "zero-shot" else 1.0, trained_parameters=trained, seconds=seconds,
-        evaluation_seconds=ms * n * len(shares) / 1000, peak_memory_gb=memory, tokens_per_query=tokens, ms_per_query=ms, p50_ms=ms * 1.8,
-        p95_ms=ms * 2.6, price_per_1000=None if kind == "baseline" else ms * 0.4 / 3600, forgetting=forgetting, items_hash="items",
-        template_hash="template", scorer="sum of log-probabilities", notes=["stopped early at epoch 2 of 3"] if name == "lora" else [],
-    )  # fmt: skip
+        route=route,
+        name=name,
+        kind=kind,
+        parameters={},
+        metric="accuracy",
+        value=value,
+        low=value - half,
+        high=value + half,
+        n=n,
+        draws=draws,
+        metrics={"accuracy": value},
+        valid=0.83 if name == "zero-shot" else 1.0,
+        trained_parameters=trained,
+        seconds=seconds,
+        evaluation_seconds=ms * n * len(shares) / 1000,
+        peak_memory_gb=memory,
+        tokens_per_query=tokens,
+        ms_per_query=ms,
+        p50_ms=ms * 1.8,
+        p95_ms=ms * 2.6,
+        price_per_1000=None if kind == "baseline" else ms * 0.4 / 3600,
+        forgetting=_forgetting(name) if kind == "tuned" else None,
+        items_hash="items",
+        template_hash="template",
+        scorer="sum of log-probabilities",
+        notes=["stopped early at epoch 2 of 3"] if name == "lora" else [],
+    )
+
+
+def _forgetting(name: str) -> Forgetting:
+    lost = 0.03 if name == "lora" else 0.07
+    tasks = {
+        "tweets": {"before": 0.71, "after": 0.71 - lost + 0.01, "n": 200.0},
+        "products": {"before": 0.74, "after": 0.74 - lost, "n": 200.0},
+        "editorials": {"before": 0.62, "after": 0.62 - lost - 0.01, "n": 200.0},
+    }
+    return Forgetting("general text", 18.42, 18.42 + 20 * lost, tasks)

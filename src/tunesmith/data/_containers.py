@@ -20,7 +20,13 @@ _SUFFIXES = {
     ".tab": "tsv",
     ".parquet": "parquet",
 }
-_REFUSED_SUFFIXES = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib"} | {".npy", ".npz", ".safetensors", ".xlsx", ".xls"}
+_REFUSED_SUFFIXES = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib"} | {
+    ".npy",
+    ".npz",
+    ".safetensors",
+    ".xlsx",
+    ".xls",
+}
 _REFUSED_BEGINNINGS = {
     b"PK\x03\x04": "a zip archive, a spreadsheet or model weights",
     b"\x80\x02": "a Python pickle",

@@ -170,12 +170,14 @@ def _match(convention: str, kinds: Mapping[str, str], mapping: Mapping[str, str]
 
 
 def _loses(convention: str, found: Mapping[str, str], kinds: Mapping[str, str], mapping: Mapping[str, str]) -> bool:
-    """Whether a convention that keeps only its own parts would lose something the rows mean."""
+    """Whether a convention would lose what the rows mean: evidence for an answer, or whether it was a good one."""
     others = {column.strip().lower(): kind for column, kind in kinds.items() if column not in found.values()}
     if convention == "prompt_completion" and not mapping:
         named_so = found["prompt"] == "prompt" and found["completion"] == "completion"
         judged = others.get("label") in ("truth", "number") or "kto_tag" in others
         return judged or (not named_so and bool(_EVIDENCE & others.keys()))
+    if convention == "text_label" and not mapping:
+        return bool({"completion", "kto_tag"} & others.keys())
     return convention == "text" and bool(others.keys() - _ABOUT) and "text" not in mapping
 
 

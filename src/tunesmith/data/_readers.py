@@ -121,7 +121,7 @@ def parse_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        raise RowProblem(f"not valid JSON: {error.msg} at column {error.colno}") from None
+        raise RowProblem(f"not valid JSON: {error.msg.removesuffix(' at')} at column {error.colno}") from None
     except RecursionError:
         raise RowProblem(f"nested deeper than {MAX_DEPTH} levels") from None
     except ValueError:
@@ -190,7 +190,8 @@ def _json(file: BinaryIO, path: Path) -> Iterator[Raw | BadRow]:
         raise UserError(f"{path} is not UTF-8 text (at byte {error.start + 1})", "Save it as UTF-8.") from None
     except json.JSONDecodeError as error:
         hint = "If every line is a row of its own, name the file .jsonl."
-        raise UserError(f"{path}:{error.lineno} is not valid JSON: {error.msg} at column {error.colno}", hint) from None
+        reason = f"{error.msg.removesuffix(' at')} at column {error.colno}"
+        raise UserError(f"{path}:{error.lineno} is not valid JSON: {reason}", hint) from None
     except RecursionError:
         raise UserError(f"{path} is nested too deeply to be a file of rows") from None
     except ValueError:
@@ -303,7 +304,7 @@ def _csv(file: BinaryIO, path: Path) -> Iterator[Raw | BadRow]:
         if not cells and not problem:
             continue
         if not problem and len(cells) != width:
-            problem = f"{len(cells)} columns, and the header has {width} ({excerpt(', '.join(header))})"
+            problem = f"{len(cells)} column{'s'[: len(cells) > 1]}, and the header has {width} ({excerpt(', '.join(header))})"
         where = f"{path.name}:{first.number}"
         if problem:
             yield BadRow(where, problem, excerpt(first.text()))

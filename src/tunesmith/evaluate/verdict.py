@@ -47,7 +47,7 @@ class Verdict:
 
 
 def cost(result: RouteResult) -> tuple[int, float, float, str]:
-    """Return the key that orders routes by cost: baseline < prompt < tuned, then numbers trained, then ms per query, then name."""
+    """Return the key that orders routes: baseline < prompt < tuned, then numbers trained, then ms per query, then name."""
     return _KINDS.index(result.kind), result.trained_parameters, result.ms_per_query, result.route
 
 
@@ -116,7 +116,9 @@ def _alone(ladder: list[RouteResult], results: Sequence[RouteResult]) -> Verdict
         return Verdict("No route was climbed, so there is nothing to recommend.", None, INSUFFICIENT)
     only = ladder[0]
     value = numbers.interval(only.value, only.low, only.high)
-    sentence = f"Only {only.route} was climbed: {_metric(only)} {value} on {only.n:,} items. There is nothing to compare it with yet."
+    sentence = (
+        f"Only {only.route} was climbed: {_metric(only)} {value} on {only.n:,} items. There is nothing to compare it with yet."
+    )
     return Verdict(sentence, None, INSUFFICIENT, _human(only, results) + _forgetting(only), only.route)
 
 
@@ -138,13 +140,17 @@ def _undecided(chosen: RouteResult, lead: Difference, of: int) -> str:
     )
 
 
-def _headline(chosen: RouteResult, ladder: list[RouteResult], comparison: Comparison, cost_of: Callable[[RouteResult], tuple]) -> str:
+def _headline(
+    chosen: RouteResult, ladder: list[RouteResult], comparison: Comparison, cost_of: Callable[[RouteResult], tuple]
+) -> str:
     cheaper = [r for r in ladder if cost_of(r) < cost_of(chosen)]
     costlier = [r for r in ladder if cost_of(r) > cost_of(chosen)]
     parts = []
     if chosen.kind == "baseline":
         start = "No language model is needed" if any(r.kind != "baseline" for r in ladder) else "Among the baselines"
-        parts.append(f"{start}: {chosen.route} reaches {_metric(chosen)} {numbers.interval(chosen.value, chosen.low, chosen.high)}")
+        parts.append(
+            f"{start}: {chosen.route} reaches {_metric(chosen)} {numbers.interval(chosen.value, chosen.low, chosen.high)}"
+        )
     if cheaper:
         other = max(cheaper, key=lambda r: r.value)
         start = "" if parts else f"Ship {chosen.route}: "
@@ -216,16 +222,16 @@ def _details(chosen: RouteResult, ladder: list[RouteResult], results: Sequence[R
     for kind, called in (("baseline", "baseline"), ("prompt", "prompt"), ("tuned", "trained route")):
         others = [r for r in ladder if r.kind == kind and r is not chosen]
         if others:
-            other = max(others, key=lambda r: r.value)
-            d = difference(comparison, chosen.route, other.route)
+            d = difference(comparison, chosen.route, max(others, key=lambda r: r.value).route)
             said = {"better": "better than", "worse": "worse than"}.get(d.verdict, "not shown to differ from")
-            which = "other " if kind == chosen.kind else ""
-            lines.append(f"{chosen.route} is {said} the best {which}{called}, {other.route}: {_shown(d)}, {numbers.p_value(d.p_holm)} after Holm.")
+            which = f"the best {'other ' if kind == chosen.kind else ''}{called}, {d.b}"
+            lines.append(f"{chosen.route} is {said} {which}: {_shown(d)}, {numbers.p_value(d.p_holm)} after Holm.")
     lines += _human(chosen, results)
     for r in ladder:
         if len(r.draws) > 1 and max(r.draws) - min(r.draws) >= 0.02:
             spread = f"{min(r.draws):.2f} to {max(r.draws):.2f} over {len(r.draws)} draws"
             lines.append(f"{r.route} depends on which demonstrations it is shown: {spread}.")
         if r.kind != "baseline" and r.valid < 0.9:
-            lines.append(f"Left to itself, {r.route} would begin with an allowed answer for only {numbers.percent(r.valid)} of the items.")
+            share = numbers.percent(r.valid)
+            lines.append(f"Left to itself, {r.route} would begin with an allowed answer for only {share} of the items.")
     return lines

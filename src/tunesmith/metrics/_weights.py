@@ -28,7 +28,9 @@ def check(weights: np.ndarray | None, **columns: Sequence[Any] | np.ndarray) -> 
     if n == 0:
         raise UserError("there are no items to measure", "Give at least one.")
     if weights is not None and (weights.ndim != 2 or weights.shape[1] != n):
-        raise UserError(f"weights of shape {list(weights.shape)} do not fit {n:,} items", f"Give an array of shape [resamples, {n}].")
+        raise UserError(
+            f"weights of shape {list(weights.shape)} do not fit {n:,} items", f"Give an array of shape [resamples, {n}]."
+        )
 
 
 def totals(columns: np.ndarray, weights: np.ndarray | None) -> np.ndarray:

@@ -59,5 +59,5 @@ def worked_example() -> WorkedExample:
         inputs={"gold": gold, "predicted": predicted},
         expected=11 / 18,
         how="F1 of 0 is 2*1/(2+2) = 1/2, of 1 is 2*1/(1+2) = 2/3, of 2 is 2*1/(2+1) = 2/3; their mean is 11/18 = .611111.",
-        wrong={"gold": gold, "predicted": ["0", "1", "1", "2", "1"]},
+        wrong={"gold": gold, "predicted": ["0", "1", "1", "2", "2"]},
     )

@@ -39,7 +39,7 @@ def evaluate(nll: Sequence[float], tokens: Sequence[int], weights: np.ndarray | 
     _weights.check(weights, nll=nll, tokens=tokens)
     sums = np.column_stack([np.asarray(nll, dtype=np.float64), np.asarray(tokens, dtype=np.float64)])
     for i in np.flatnonzero(~np.isfinite(sums).all(axis=1))[:1]:
-        raise UserError(f"the log-likelihood of document {i} is {sums[i, 0]}", "A model that gives such values is broken; check its weights.")
+        raise UserError(f"the log-likelihood of document {i} is {sums[i, 0]}", "Check the model: its output is not finite.")
     for i in np.flatnonzero(sums[:, 1] < 1)[:1]:
         raise UserError(f"document {i} has {sums[i, 1]:g} tokens", "Leave out documents without a counted token.")
     loss, counted = _weights.totals(sums, weights).T
@@ -54,6 +54,6 @@ def worked_example() -> WorkedExample:
     return WorkedExample(
         inputs={"nll": [ln2, 9 * ln2], "tokens": [1, 3]},
         expected=2**2.5,
-        how="10 ln 2 nats over 4 tokens is 2.5 ln 2 a token, and exp(2.5 ln 2) = 2^2.5 = 5.656854. (Mean per document: (2 + 8) / 2 = 5.)",
+        how="10 ln 2 nats over 4 tokens is 2.5 ln 2 a token; exp(2.5 ln 2) = 2^2.5 = 5.656854. (Mean of documents: 5.)",
         wrong={"nll": [ln2, 9 * ln2], "tokens": [1, 4]},
     )

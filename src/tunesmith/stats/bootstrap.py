@@ -58,7 +58,7 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
         UserError: no values, or a level outside 0..1.
     """
     if not 0 < level < 1 or len(values) == 0:
-        raise UserError(f"no {level:g} interval of {len(values):,} values", "The level must lie between 0 and 1, with at least one value.")
+        raise UserError(f"no {level:g} interval of {len(values):,} values", "The level must lie between 0 and 1.")
     tail = (1 - level) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)

@@ -29,7 +29,9 @@ def mcnemar(correct_a: Sequence[bool] | np.ndarray, correct_b: Sequence[bool] | 
         UserError: different numbers of items.
     """
     if len(correct_a) != len(correct_b):
-        raise UserError(f"one route has {len(correct_a):,} answers and the other {len(correct_b):,}", "Compare them on the same items.")
+        raise UserError(
+            f"one route has {len(correct_a):,} answers and the other {len(correct_b):,}", "Compare them on the same items."
+        )
     a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     return only_a, only_b, _binomial(min(only_a, only_b), only_a + only_b)

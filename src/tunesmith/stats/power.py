@@ -28,7 +28,9 @@ def detectable_difference(sd: float, n: int, alpha: float = 0.05, power: float =
         UserError: n below 1, sd negative, or alpha or power outside 0..1.
     """
     if n < 1 or sd < 0:
-        raise UserError(f"no power can be told for {n:,} items with standard deviation {sd:g}", "Give at least one item and sd >= 0.")
+        raise UserError(
+            f"no power can be told for {n:,} items with standard deviation {sd:g}", "Give at least one item and sd >= 0."
+        )
     return _z(alpha, power) * math.hypot(sd / math.sqrt(n), other_se)
 
 

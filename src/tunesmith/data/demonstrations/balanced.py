@@ -11,13 +11,14 @@ from tunesmith.core.records import Example, WorkedExample
 
 
 def choose(
-    pool: Sequence[Example], items: Sequence[Example], shots: int, seed: int, embed: Callable[[Sequence[Example]], Any] | None = None
-) -> list[list[Example]]:
+    pool: Sequence[Example], items: Sequence[Example], shots: int, seed: int, *,
+    label_of: Callable[[Example], str], embed: Callable[[Sequence[Example]], Any] | None = None,
+) -> list[list[Example]]:  # fmt: skip
     """Return the demonstrations of each item, the same for all; labels take turns until `shots` rows are drawn."""
     generator = _random.Random(seed)
     groups: dict[str, list[Example]] = defaultdict(list)
     for example in pool:
-        groups[str(example.fields.get("label", ""))].append(example)
+        groups[label_of(example)].append(example)
     queues = [generator.sample(rows, len(rows)) for _, rows in sorted(groups.items())]
     generator.shuffle(queues)
     drawn: list[Example] = []

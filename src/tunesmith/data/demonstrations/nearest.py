@@ -5,20 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tunesmith.core.errors import UserError
 from tunesmith.core.records import Example, WorkedExample
 
 
 def choose(
-    pool: Sequence[Example], items: Sequence[Example], shots: int, seed: int, embed: Callable[[Sequence[Example]], Any]
-) -> list[list[Example]]:
+    pool: Sequence[Example], items: Sequence[Example], shots: int, seed: int, *,
+    label_of: Callable[[Example], str], embed: Callable[[Sequence[Example]], Any] | None = None,
+) -> list[list[Example]]:  # fmt: skip
     """Return the demonstrations of each item.
 
     Args:
         embed: examples -> unit vectors [N, D]; cosine similarity is then a matrix product.
-        seed: unused by this choice, which has nothing random.
+        seed, label_of: unused by this choice, which has nothing random and looks at no label.
+
+    Raises:
+        UserError: no `embed` was given.
     """
     import numpy as np
 
+    if embed is None:
+        raise UserError("choosing the nearest demonstrations needs embeddings")
     if not items:
         return []
     similar = embed(items) @ embed(pool).T

@@ -10,8 +10,9 @@ from tunesmith.core.records import Example, WorkedExample
 
 
 def choose(
-    pool: Sequence[Example], items: Sequence[Example], shots: int, seed: int, embed: Callable[[Sequence[Example]], Any] | None = None
-) -> list[list[Example]]:
+    pool: Sequence[Example], items: Sequence[Example], shots: int, seed: int, *,
+    label_of: Callable[[Example], str], embed: Callable[[Sequence[Example]], Any] | None = None,
+) -> list[list[Example]]:  # fmt: skip
     """Return the demonstrations of each item: `shots` distinct rows of the pool, the same for all items."""
     drawn = _random.Random(seed).sample(list(pool), min(shots, len(pool)))
     return [drawn] * len(items)

@@ -18,7 +18,16 @@ FASTEST_MS = 0.01
 WIDTH, HEIGHT = 1000, 400
 _MARK = 22
 _LETTER = 7.4
-_SIDES = ((17, 5, "start"), (-17, 5, "end"), (14, -13, "start"), (14, 22, "start"), (0, -20, "middle"), (0, 30, "middle"), (-14, -13, "end"), (-14, 22, "end"))
+_SIDES = (
+    (17, 5, "start"),
+    (-17, 5, "end"),
+    (14, -13, "start"),
+    (14, 22, "start"),
+    (0, -20, "middle"),
+    (0, 30, "middle"),
+    (-14, -13, "end"),
+    (-14, 22, "end"),
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure ready to be drawn: marks, grid, horizontal or vertical reference lines, and the best-for-its-cost steps (x1, y1, x2, y2)."""
+    """A figure ready to be drawn: marks, grid, reference lines, and the best-for-its-cost steps (x1, y1, x2, y2)."""
 
     marks: tuple[Mark, ...]
     x_ticks: tuple[Tick, ...]
@@ -151,6 +160,8 @@ def _domain(results: Sequence[RouteResult]) -> tuple[float, float, float]:
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
     low = math.floor(min(values) / step + 1e-9) * step
     high = max(math.ceil(max(values) / step - 1e-9) * step, low + step)
+    if low < 1 < high and all(r.value <= 1 for r in results):
+        high = 1.0
     return low, high, step
 
 
@@ -195,7 +206,7 @@ def _place(marks: Sequence[Mark], steps: Sequence[tuple[float, float, float, flo
         for dx, dy, anchor in _SIDES:
             start = x + dx - {"start": 0.0, "end": width, "middle": width / 2}[anchor]
             box = (start, y + dy - 12, start + width, y + dy + 3)
-            if -20 <= box[0] and box[2] <= WIDTH and box[1] >= 0 and not _hits(box, boxes):
+            if box[0] >= -20 and box[2] <= WIDTH and box[1] >= 0 and not _hits(box, boxes):
                 boxes.append(box)
                 mark = replace(mark, label_x=dx, label_y=dy, anchor=anchor)
                 break

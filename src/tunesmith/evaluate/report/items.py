@@ -10,6 +10,7 @@ from tunesmith.evaluate.report import numbers
 from tunesmith.evaluate.report.record import LadderReport
 from tunesmith.evaluate.results import Prediction, RouteResult
 from tunesmith.evaluate.verdict import cost, is_reference
+from tunesmith.stats.compare import representative
 
 SHOWN = 10
 _TEXT, _ANSWER, _PROMPT = 600, 160, 12_000
@@ -79,8 +80,8 @@ def confidence(prediction: Prediction) -> float | None:
 
 
 def flips(report: LadderReport) -> list[Flips]:
-    """Return what the recommended route changed against the strongest cheaper ones, and what a costlier one changed against it."""
-    answers = _first_draws(report)
+    """Return what the recommended route changed against the strongest cheaper ones, and a costlier one against it."""
+    answers = _typical_draws(report)
     ladder = _ladder(report, answers)
     focus = _focus(report, ladder)
     if focus is None:
@@ -97,7 +98,7 @@ def flips(report: LadderReport) -> list[Flips]:
 
 def extremes(report: LadderReport) -> Extremes | None:
     """Return the easiest items and the recommended (or best) route's most confident mistakes; None without predictions."""
-    answers = _first_draws(report)
+    answers = _typical_draws(report)
     ladder = _ladder(report, answers)
     focus = _focus(report, ladder)
     if focus is None:
@@ -143,12 +144,14 @@ def _sample(route: str, p: Prediction) -> Sample:
     return Sample(route, numbers.clean(prompt), _item(p.id, {route: {p.id: p}}), scores)
 
 
-def _first_draws(report: LadderReport) -> dict[str, Answers]:
-    """Per route, item id -> its answer in the first draw."""
+def _typical_draws(report: LadderReport) -> dict[str, Answers]:
+    """Per route, item id -> its answer in the draw that the pairwise tests also show."""
     found = {}
-    for route, predictions in report.predictions.items():
-        first = min((p.draw for p in predictions), default=0)
-        found[route] = {p.id: p for p in predictions if p.draw == first}
+    for result in report.results:
+        predictions = report.predictions.get(result.route, [])
+        draws = sorted({p.draw for p in predictions})
+        typical = draws[representative(result.draws)] if len(draws) == len(result.draws) > 0 else min(draws, default=0)
+        found[result.route] = {p.id: p for p in predictions if p.draw == typical}
     return found
 
 

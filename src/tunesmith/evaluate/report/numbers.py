@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-import unicodedata
+import re
 
 NONE = "–"
+_UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def interval(value: float, low: float, high: float, places: int | None = None) -> str:
@@ -63,6 +64,14 @@ def count(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) else NONE
 
 
+def parameters(number: int) -> str:
+    """Write how many numbers were trained: "385", "14,208", "4.88 M", "135 M", "7.24 B"."""
+    for size, letter in ((1e9, "B"), (1e6, "M")):
+        if number >= size * 0.9995:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:,}"
+
+
 def price(value: float | None) -> str:
     """Write a price with two decimals, four below 0.1, and a dash where no price was set."""
     return NONE if value is None else f"{value:,.2f}" if value >= 0.1 or value == 0 else f"{value:.4f}"
@@ -84,8 +93,8 @@ def rows(number: int) -> str:
 
 
 def clean(text: str) -> str:
-    """Make any text fit for UTF-8, a page and a terminal: control characters and lone surrogates become U+FFFD."""
-    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd" for c in text)
+    """Make any text fit for UTF-8, a page and a terminal: lines end in a line feed, other control characters become U+FFFD."""
+    return _UNFIT.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def shorten(text: str, length: int) -> str:

@@ -17,7 +17,6 @@ from tunesmith.evaluate.verdict import CLEAR, cost, difference, is_reference
 from tunesmith.stats.compare import Difference
 
 
-
 def _minus(text: str) -> str:
     return re.sub(r"(?<![\w-])-(?=\d)", "\N{MINUS SIGN}", text)
 
@@ -35,6 +34,7 @@ _FILTERS: dict[str, Callable[..., str]] = {
     "fixed": lambda value, places=3: _minus(numbers.fixed(value, places)),
     "milliseconds": numbers.milliseconds,
     "p_value": numbers.p_value,
+    "parameters": numbers.parameters,
     "percent": numbers.percent,
     "price": numbers.price,
     "rows": numbers.rows,
@@ -88,7 +88,7 @@ def _context(report: LadderReport) -> dict[str, Any]:
 
 
 def _tests(report: LadderReport, chosen: RouteResult | None) -> list[tuple[str, list[Difference]]]:
-    """Group the tested pairs: those of the recommended route first, then the rest, each turned so that the costlier route comes first."""
+    """Group the tested pairs: those of the recommended route, then the rest, each with the costlier route first."""
     by_route = {r.route: r for r in report.results}
     first: list[Difference] = []
     rest: list[Difference] = []

@@ -10,7 +10,8 @@
                     reference (true for a line such as one human, which is no candidate),
                     items_hash, template_hash, scorer, notes
     best            route with the highest metric (references left out), or null
-    verdict         {sentence, recommended (or null), evidence ("clear", "insufficient evidence"), rows_to_settle (or null), details}
+    verdict         {sentence, recommended (or null), evidence ("clear", "insufficient evidence"), details,
+                    rows_to_settle (or null)}
     differences     one object per pair: a, b, value (a - b), low, high, p, p_holm, test, n, only_a, only_b (items that only
                     that one got right), detectable (smallest difference this comparison could have seen), rows_to_settle, verdict
     level           confidence level of all intervals; resamples: bootstrap resamples behind them

@@ -7,7 +7,7 @@ import textwrap
 from tunesmith.evaluate.report import numbers
 from tunesmith.evaluate.report.record import LadderReport
 from tunesmith.evaluate.results import RouteResult
-from tunesmith.evaluate.verdict import is_reference
+from tunesmith.evaluate.verdict import CLEAR, is_reference
 
 _LONGEST_ROUTE = 32
 
@@ -25,7 +25,8 @@ def table(report: LadderReport, width: int = 80) -> str:
     lines = [_line("  ", header, widths), "  " + "-" * (sum(widths) + 2 * (len(header) - 1))]
     for result, cells in zip(report.results, rows, strict=True):
         lines.append(_line("> " if result.route == report.verdict.recommended else "  ", cells, widths))
-    lines.append("  > = the route to ship; siblings = mean change of accuracy on sibling tasks")
+    meaning = "the route to ship" if report.verdict.evidence == CLEAR else "the cheapest for now"
+    lines.append(f"  > = {meaning}; siblings = mean change of accuracy on sibling tasks")
     lines += [f"  {numbers.clean(route)}: not climbed, {numbers.clean(reason)}" for route, reason in report.skipped.items()]
     lines = [piece for line in lines for piece in _fold(line, width, "    ")]
     lines += ["", *_fold(numbers.clean(report.verdict.sentence), width, "")]
@@ -36,7 +37,7 @@ def table(report: LadderReport, width: int = 80) -> str:
 
 def row(result: RouteResult) -> str:
     """Return one line for a route as it finishes, without a line break."""
-    route, value, train, ms, memory, change = _cells(result)
+    route, value, train, ms, _, change = _cells(result)
     parts = [f"{numbers.shorten(route, _LONGEST_ROUTE):<22} {value:<20}"]
     if result.kind == "tuned":
         parts.append(f"trained {train}")
@@ -63,7 +64,8 @@ def write_markdown(report: LadderReport) -> str:
         lines.append(f"| {route} | {value} | {numbers.count(result.trained_parameters)} | {train} | {ms} | {memory} | {change} |")
     lines += ["", *(f"- {_escape(text)}" for text in report.verdict.details)]
     n = max((r.n for r in report.results), default=0)
-    lines += ["", f"{_escape(report.model)} on {_escape(report.task)}, {n:,} test items, {numbers.percent(report.comparison.level)} intervals."]
+    where = f"{_escape(report.model)} on {_escape(report.task)}"
+    lines += ["", f"{where}, {n:,} test items, {numbers.percent(report.comparison.level)} intervals."]
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,170 @@
+"""Asking a model a task's items: by scoring its choices, or by generating where the answer is free text."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunesmith.core.records import Example
+from tunesmith.data.prompts import Prompts
+from tunesmith.evaluate.results import Prediction
+from tunesmith.models.generate import Sampling, complete
+from tunesmith.models.load import LM
+from tunesmith.models.score import Request, Scored, score_requests
+
+_NEW_TOKENS = 48
+_TIMED_QUERIES = 16
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Predictions of one draw, what they cost, and how long a single query takes.
+
+    Attributes:
+        seconds: for all items, batched. prompt_tokens: mean tokens of a prompt.
+    """
+
+    predictions: list[Prediction]
+    seconds: float
+    prompt_tokens: float
+
+
+def scorer_name(prompts: Prompts) -> str:
+    """Name what turns a prompt into an answer; results by different scorers are not compared."""
+    verbalizer = prompts.task.verbalizer
+    if verbalizer is None:
+        return f"greedy generation of at most {_NEW_TOKENS} tokens, first line"
+    return f"log-likelihood of choices, {verbalizer.normalise} normalisation, {verbalizer.aggregate} over words"
+
+
+@dataclass(frozen=True)
+class Asker:
+    """A model, a task's prompts and how its answers end.
+
+    Attributes:
+        trained: the model was trained on this task, so its answers end with its end-of-sequence token.
+    """
+
+    lm: LM
+    prompts: Prompts
+    trained: bool = False
+
+    def ask(
+        self,
+        items: Sequence[Example],
+        demonstrations: Sequence[Sequence[Example]] | None = None,
+        draw: int = 0,
+        prior: dict[str, float] | None = None,
+        title: str = "",
+    ) -> Answers:
+        """Answer every item.
+
+        Args:
+            demonstrations: per item, the examples shown before it.
+            prior: label -> log-probability without content, subtracted from the label's score (contextual calibration).
+            title: shown with the progress line.
+        """
+        shown = demonstrations or [()] * len(items)
+        start = time.perf_counter()
+        texts, ids = zip(*(self.prompts.prompt(item, d) for item, d in zip(items, shown, strict=True)), strict=True)
+        said = self._choose(ids, prior, title) if self.prompts.task.verbalizer else self._generate(ids, title)
+        seconds = time.perf_counter() - start
+        predictions = [
+            Prediction(
+                id=item.id, where=item.where, text=_shown_text(item), prompt=text, prompt_hash=_hash(tokens), scores=scores,
+                predicted=predicted, gold=self._gold(item), valid=valid, draw=draw,
+            )
+            for item, text, tokens, (predicted, scores, valid) in zip(items, texts, ids, said, strict=True)
+        ]  # fmt: skip
+        return Answers(predictions, seconds, statistics.fmean(map(len, ids)))
+
+    def latencies(self, items: Sequence[Example], demonstrations: Sequence[Sequence[Example]] | None = None) -> tuple[float, float]:
+        """Return p50 and p95 milliseconds of single queries (at most 16), each asked by itself from its text."""
+        shown = demonstrations or [()] * len(items)
+        times = []
+        for item, d in list(zip(items, shown, strict=True))[:_TIMED_QUERIES]:
+            start = time.perf_counter()
+            self.ask([item], [d])
+            times.append(1000 * (time.perf_counter() - start))
+        times.sort()
+        return statistics.median(times), times[min(len(times) - 1, round(0.95 * (len(times) - 1)))]
+
+    def label_logprobs(self, prompt_ids: Sequence[tuple[int, ...]], title: str = "") -> tuple[list[dict[str, float]], list[Scored]]:
+        """Return per prompt the score of every label (nats), and the raw scores they come from."""
+        verbalizer = self.prompts.task.verbalizer
+        assert verbalizer is not None
+        choices = self._choices()
+        scored = score_requests(self.lm, [Request(ids, choices) for ids in prompt_ids], title)
+        lengths = [len(c) for c in choices]
+        return [verbalizer.label_scores(s.logprobs, lengths) for s in scored], scored
+
+    def _gold(self, item: Example) -> str:
+        gold = self.prompts.task.gold(item)
+        return gold if self.prompts.task.verbalizer else _first_line(gold)
+
+    def _choices(self) -> tuple[tuple[int, ...], ...]:
+        task = self.prompts.task
+        words = task.verbalizer.flat() if task.verbalizer else []
+        plain = [self.prompts.answer(w) for w in words]
+        if not any(a != b and b[: len(a)] == a for a in plain for b in plain):
+            return tuple(plain)
+        # "refund" begins "refund request" and would never be less likely; the end of the answer tells them apart.
+        if self.trained or task.file.chat:
+            return tuple(self.prompts.answer(w, closed=True) for w in words)
+        return tuple(self.prompts.answer(w + task.file.separator[:1]) for w in words)
+
+    def _choose(
+        self, prompt_ids: Sequence[tuple[int, ...]], prior: dict[str, float] | None, title: str
+    ) -> list[tuple[str, dict[str, float], bool]]:
+        begins = {choice[0] for choice in self._choices()}
+        scores, raw = self.label_logprobs(prompt_ids, title)
+        said = []
+        for labels, one in zip(scores, raw, strict=True):
+            adjusted = {label: value - (prior[label] if prior else 0.0) for label, value in labels.items()}
+            said.append((max(adjusted, key=lambda label: adjusted[label]), adjusted, one.free_choice in begins))
+        return said
+
+    def _generate(self, prompt_ids: Sequence[tuple[int, ...]], title: str) -> list[tuple[str, dict[str, float], bool]]:
+        answers = complete(self.lm, prompt_ids, Sampling(_NEW_TOKENS, temperature=0.0, stop=("\n",)), title=title)
+        return [(_first_line(a.text), {}, bool(a.text.strip()) and a.stop_reason != "length") for a in answers]
+
+
+def calibration_prior(asker: Asker, demonstrations: Sequence[Example], texts: Sequence[str] = ("N/A", "", "[MASK]")) -> dict[str, float]:
+    """Return label -> log p_cf, the label probabilities of a prompt without content (Zhao et al. 2021, section 4).
+
+    The raw probabilities of the content-free inputs are averaged, then normalised over the labels, as the authors' code
+    does; the other order gives other numbers.
+    """
+    ids = [asker.prompts.content_free(text, demonstrations) for text in texts]
+    return content_free_logprobs(asker.label_logprobs(ids)[0])
+
+
+def content_free_logprobs(scores: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Average raw label probabilities over content-free inputs, then normalise; natural logarithms in and out."""
+    raw = {label: sum(math.exp(s[label]) for s in scores) for label in scores[0]}
+    total = sum(raw.values())
+    return {label: math.log(max(value / total, 1e-12)) for label, value in raw.items()}
+
+
+def accuracy_on(asker: Asker, items: Sequence[Example]) -> float:
+    """Return the share of items answered right."""
+    answered = asker.ask(items).predictions
+    return sum(p.correct for p in answered) / len(answered)
+
+
+def _hash(ids: Sequence[int]) -> str:
+    return hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()
+
+
+def _first_line(text: str) -> str:
+    return text.strip().split("\n")[0].strip()
+
+
+def _shown_text(item: Example) -> str:
+    if isinstance(item.fields.get("text"), str):
+        return item.fields["text"]
+    return "  ".join(f"{k}: {v}" for k, v in item.fields.items())

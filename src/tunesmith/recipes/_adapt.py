@@ -1,0 +1,65 @@
+"""Training a model on rows by a peft method: what `tune` and the ladder's trained routes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from tunesmith.core.records import Encoded
+from tunesmith.core.runs import Run
+from tunesmith.core.seeds import derive
+from tunesmith.models.lm_loss import summed_loss
+from tunesmith.models.load import LM
+from tunesmith.objectives import causal_lm
+from tunesmith.train.fit import FitParameters, Fitted, fit
+from tunesmith.train.probes import check_training_data
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A trained model: how the training went and what was trained."""
+
+    fitted: Fitted
+    trained_parameters: int
+    learning_rate: float
+
+
+def adapt(
+    lm: LM,
+    method: tuple[ModuleType, Any],
+    data: Sequence[Encoded],
+    how: FitParameters,
+    run: Run,
+    seed: int,
+    validate: Callable[[], float] | None = None,
+) -> Adapted:
+    """Attach a peft method to a model and train it on encoded rows with the language-modelling loss.
+
+    Args:
+        method: peft entry and its parameters.
+        validate: () -> value on validation rows, larger is better.
+
+    Raises:
+        UserError: the data would teach nothing or never to stop (see `train.probes`).
+    """
+    entry, parameters = method
+    check_training_data(data, lm.tokenizer, lm.stop_ids)
+    trained = entry.attach(lm.model, parameters, derive(seed, "attach"))
+    rate = how.learning_rate or entry.LEARNING_RATE
+    how = how.model_copy(update={"learning_rate": rate})
+
+    def evaluate() -> float:
+        lm.model.eval()
+        value = validate() if validate else 0.0
+        lm.model.train()
+        return value
+
+    lm.model.train()
+    fitted = fit(
+        lambda batch: summed_loss(lm.model, batch.ids.to(lm.device), batch.loss_mask.to(lm.device), causal_lm.loss),
+        trained, data, how, run, seed, evaluate if validate else None,
+    )  # fmt: skip
+    lm.model.eval()
+    return Adapted(fitted, sum(p.numel() for p in trained.values()), rate)

@@ -1,0 +1,59 @@
+"""What every trained route does: train, save, ask all items, and measure what was forgotten."""
+
+from __future__ import annotations
+
+import json
+import time
+from types import ModuleType
+from typing import Any
+
+from tunesmith.core.files import canonical, text_hash, write_json
+from tunesmith.core.runs import Run
+from tunesmith.core.seeds import derive
+from tunesmith.evaluate import forgetting
+from tunesmith.evaluate.answer import accuracy_on
+from tunesmith.recipes._adapt import adapt
+from tunesmith.recipes._artefact import save_artefact
+from tunesmith.recipes._climb import Climbed, Workshop
+
+
+def climb_trained(shop: Workshop, title: str, method: tuple[ModuleType, Any]) -> Climbed:
+    """Train by a peft method on the task's rows and measure the result.
+
+    The guard set is measured before and after with the same prompts; "before" is shared by all trained routes.
+    """
+    before = _guard_before(shop)
+    asker = shop.asker(trained=True)
+    data = [shop.prompts.training(example) for example in shop.train]
+    run = Run(shop.folder, {"fingerprint": shop.assignment.fingerprint}, {"route": title})
+    start = time.perf_counter()
+    validate = (lambda: accuracy_on(asker, shop.validation)) if shop.validation else None
+    adapted = adapt(shop.lm, method, data, shop.fit_parameters, run, derive(shop.seed, title), validate)
+    seconds = time.perf_counter() - start
+    save_artefact(shop.folder, shop.lm, method, [shop.prompts.prompt(item)[1] for item in shop.validation[:3] or shop.train[:3]], title)
+    answers = asker.ask(shop.items, title=title)
+    after = forgetting.measure(shop.lm, shop.task, shop.assignment.guard_rows) if before else None
+    fitted = adapted.fitted
+    notes = [
+        f"{fitted.steps} steps on {len(data)} rows ({fitted.tokens:,} tokens, {fitted.supervised_tokens:,} supervised) "
+        f"at {fitted.tokens / max(fitted.seconds, 1e-9):,.0f} tokens/s, learning rate {adapted.learning_rate:g}"
+    ]
+    if fitted.best is not None:
+        early = "stopped early; " if fitted.stopped_early else ""
+        notes.append(f"{early}the weights with the best accuracy on {len(shop.validation)} validation rows ({fitted.best:.3f}) were kept")
+    return Climbed(
+        draws=[answers.predictions], evaluation_seconds=answers.seconds, prompt_tokens=answers.prompt_tokens,
+        latency_ms=asker.latencies(shop.items), seconds=seconds, trained_parameters=adapted.trained_parameters,
+        forgetting=forgetting.compare(before, after) if before and after else None, notes=notes,
+    )  # fmt: skip
+
+
+def _guard_before(shop: Workshop) -> forgetting.Guard | None:
+    key = text_hash(canonical([shop.lm.identity, str(shop.lm.dtype), shop.assignment.guard_rows, shop.task.name]))
+    path = shop.folder.parent / f"guard-{key}.json"
+    if path.is_file():
+        return forgetting.Guard(**json.loads(path.read_text(encoding="utf-8")))
+    measured = forgetting.measure(shop.lm, shop.task, shop.assignment.guard_rows)
+    if measured:
+        write_json(path, measured.as_dict())
+    return measured

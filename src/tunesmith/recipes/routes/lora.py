@@ -1,0 +1,31 @@
+"""LoRA: low-rank updates trained on the task's rows, the rest of the model frozen (Hu et al. 2021)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tunesmith.peft import lora
+from tunesmith.recipes._workload import Sizes, Workload, training
+
+if TYPE_CHECKING:
+    from tunesmith.recipes._climb import Climbed, Workshop
+
+KIND = "tuned"
+Parameters = lora.Parameters
+
+
+def label(parameters: lora.Parameters) -> str:
+    """Name of the row in the table."""
+    return f"LoRA r={parameters.rank}"
+
+
+def workload(parameters: lora.Parameters, sizes: Sizes) -> Workload:
+    """Two passes for every trained token (forward, and backward to the inputs), and the evaluations."""
+    return training(sizes, passes=2.5, bytes_per_weight=2.3)
+
+
+def climb(shop: Workshop, parameters: lora.Parameters) -> Climbed:
+    """Train the adapter, save it, ask every item, and measure what was forgotten."""
+    from tunesmith.recipes._training import climb_trained
+
+    return climb_trained(shop, label(parameters), (lora, parameters))

@@ -1,0 +1,34 @@
+"""Zero-shot: the template alone, no examples and no training (Radford et al. 2019)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tunesmith.core.config import Config
+from tunesmith.recipes._workload import Sizes, Workload
+
+if TYPE_CHECKING:
+    from tunesmith.recipes._climb import Climbed, Workshop
+
+KIND = "prompt"
+
+
+class Parameters(Config):
+    """Zero-shot has nothing to choose."""
+
+
+def label(parameters: Parameters) -> str:
+    """Name of the row in the table."""
+    return "zero-shot"
+
+
+def workload(parameters: Parameters, sizes: Sizes) -> Workload:
+    """Tokens read: each item once."""
+    return Workload(forward_tokens=sizes.items * sizes.prompt_tokens)
+
+
+def climb(shop: Workshop, parameters: Parameters) -> Climbed:
+    """Ask every item with its bare prompt."""
+    from tunesmith.recipes._prompting import ask_draws
+
+    return ask_draws(shop, "zero-shot", [None])
