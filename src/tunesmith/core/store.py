@@ -60,6 +60,11 @@ HUTTO = Archive(
     "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9", 3, "MIT",
     "Hutto & Gilbert 2014, VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text",
 )  # fmt: skip
+BIGBENCH = Archive(
+    "bigbench", "bigbench-1.0.0.tar.gz",
+    "1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2", 358, "Apache-2.0",
+    "Srivastava et al. 2022, Beyond the Imitation Game",
+)  # fmt: skip
 
 
 def cache_folder() -> Path:

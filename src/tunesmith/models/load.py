@@ -98,6 +98,15 @@ def load(name: str, dtype: str = "auto", device: str = "auto") -> LM:
     return LM(model.to(place).eval(), tokenizer, name, identity_of(folder))
 
 
+def load_tokenizer(name: str) -> Any:
+    """Load only the tokenizer of a model.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    return toy.byte_tokenizer() if name in toy.NAMES else _open(name)[1]
+
+
 def _open(name: str) -> tuple[str, Any]:
     from transformers import AutoTokenizer
 

@@ -13,7 +13,8 @@ from tunesmith.core.seeds import derive
 from tunesmith.models.lm_loss import summed_loss
 from tunesmith.models.load import LM
 from tunesmith.objectives import causal_lm
-from tunesmith.train.fit import FitParameters, Fitted, fit
+from tunesmith.train.fit import Fitted, fit
+from tunesmith.train.parameters import FitParameters
 from tunesmith.train.probes import check_training_data
 
 

@@ -24,7 +24,7 @@ from tunesmith.core.seeds import derive
 from tunesmith.data.prompts import Prompts
 from tunesmith.data.task import Task, load_task
 from tunesmith.evaluate.results import Forgetting, Prediction, RouteResult, save
-from tunesmith.train.fit import FitParameters
+from tunesmith.train.parameters import FitParameters
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 
-from tunesmith.core.config import Config
 from tunesmith.core.errors import Interrupted, WorkFailed
 from tunesmith.core.memory import resident_gb
 from tunesmith.core.progress import Progress, say
@@ -20,35 +19,8 @@ from tunesmith.core.runs import Run
 from tunesmith.core.seeds import derive
 from tunesmith.data.collate import Batch, epoch_order, micro_batches
 from tunesmith.train import checkpoint
-from tunesmith.train.update import Schedule, Updater, restore, schedule_factor, weights
-
-
-class FitParameters(Config):
-    """How to train, whatever is trained."""
-
-    epochs: float = 1.0
-    """passes over the data"""
-    max_steps: int | None = None
-    """stop after this many updates; overrides epochs"""
-    batch_size: int = 16
-    """examples per update"""
-    gradient_accumulation_steps: int = 1
-    """batches per update, when batch_size is what fits"""
-    tokens_per_micro_batch: int = 2048
-    """padding included; bounds memory and never changes the result"""
-    learning_rate: float | None = None
-    """peak; absent = the method's own default"""
-    schedule: Schedule = "linear"
-    warmup: float = 0.1
-    """share of the steps over which the learning rate rises"""
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    evaluations: int = 2
-    """how often to evaluate on validation rows; the best is kept"""
-    patience: int = 3
-    """stop after this many evaluations without a new best"""
-    save_steps: int = 50
-    """updates between checkpoints"""
+from tunesmith.train.parameters import FitParameters
+from tunesmith.train.update import Updater, restore, schedule_factor, weights
 
 
 @dataclass(frozen=True)

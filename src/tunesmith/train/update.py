@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Literal
-
+from collections.abc import Mapping
 import torch
 
-Schedule = Literal["linear", "cosine", "constant"]
+from tunesmith.train.parameters import Schedule
 
 
 def schedule_factor(schedule: Schedule, step: int, total: int, warmup: int) -> float:
@@ -110,5 +108,3 @@ def restore(parameters: Mapping[str, torch.nn.Parameter], kept: Mapping[str, tor
         for name, p in parameters.items():
             p.copy_(kept[name])
 
-
-LossFunction = Callable[..., tuple[torch.Tensor, dict[str, float]]]

@@ -1,0 +1,114 @@
+"""Training rows for `tune`: from a task, or straight from a file of chats or prompts and completions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.core.encode import encode_chat, encode_text
+from tunesmith.core.errors import UserError, unknown
+from tunesmith.core.files import text_hash
+from tunesmith.core.records import Encoded, Example, Message, Segment
+from tunesmith.data import formats
+from tunesmith.data.prompts import Prompts
+from tunesmith.data.task import embedded_tasks, load_task
+from tunesmith.models.load import LM
+from tunesmith.train.probes import within_length
+
+if TYPE_CHECKING:
+    from tunesmith.recipes.tune import Config
+
+_CHATS = ("messages", "sharegpt", "alpaca", "prompt_completion")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoded rows.
+
+    Attributes:
+        validate: for a task, () -> accuracy on its validation rows; for files, None and `validation` has rows.
+    """
+
+    train: list[Encoded]
+    validation: list[Encoded]
+    validate: Callable[[], float] | None
+    warnings: list[str] = field(default_factory=list)
+
+    def describe(self) -> str:
+        """Say what there is to learn from."""
+        tokens, counted = sum(map(len, self.train)), sum(sum(e.loss_mask) for e in self.train)
+        return f"{len(self.train)} rows, {tokens:,} tokens, {counted:,} of them supervised ({counted / tokens:.0%})"
+
+
+def read_rows(config: Config, lm: LM) -> Rows:
+    """Read and encode what `config.data` names.
+
+    Raises:
+        UserError: no such file or task, rows that cannot be trained on, or rows longer than max_length.
+    """
+    path = Path(config.data)
+    is_task = config.data in embedded_tasks() or path.suffix in (".yaml", ".yml")
+    if not is_task and not path.is_file():
+        raise unknown("task", config.data, embedded_tasks()) if path.suffix == "" else UserError(f"there is no file '{config.data}'")
+    if is_task or formats.sniff(path).convention == "text_label":
+        return _task_rows(config, lm)
+    return _file_rows(config, lm, path)
+
+
+def _task_rows(config: Config, lm: LM) -> Rows:
+    from tunesmith.evaluate.answer import Asker, accuracy_on
+
+    task = load_task(config.data, skip_bad_rows=config.skip_bad_rows)
+    prompts = Prompts(task, lm.tokenizer)
+    train, warnings = _fit_length(config, [prompts.training(e) for e in task.splits.train[: config.train_rows]])
+    held_out = task.splits.validation[: config.validation_rows]
+    asker = Asker(lm, prompts, trained=True)
+    return Rows(train, [], (lambda: accuracy_on(asker, held_out)) if held_out else None, [*task.splits.warnings, *warnings])
+
+
+def _file_rows(config: Config, lm: LM, path: Path) -> Rows:
+    examples, bad, sniffed = formats.read(path, skip_bad_rows=config.skip_bad_rows)
+    if sniffed.convention not in (*_CHATS, "text"):
+        raise UserError(
+            f"{path.name} holds {sniffed.convention.replace('_', ' ')} rows, which tune cannot train on by themselves",
+            "Write a task YAML that names its template and answer field; see docs/tasks.md.",
+        )
+    held_out = {e.id for e in sorted(examples, key=lambda e: text_hash("validation", e.id))[: min(config.validation_rows, len(examples) // 10)]}
+    train = [encode_row(lm.tokenizer, e) for e in examples if e.id not in held_out]
+    train, warnings = _fit_length(config, train[: config.train_rows])
+    validation, _ = _fit_length(config, [encode_row(lm.tokenizer, e) for e in examples if e.id in held_out])
+    if bad:
+        warnings.append(f"{len(bad)} unusable rows were left out; the first: {bad[0].where}: {bad[0].reason}")
+    return Rows(train, validation, None, [*sniffed.warnings, *warnings])
+
+
+def _fit_length(config: Config, rows: Sequence[Encoded]) -> tuple[list[Encoded], list[str]]:
+    if not rows:
+        return [], []
+    kept, dropped = within_length(rows, config.max_length, config.over_long == "drop")
+    return kept, [f"{dropped} rows longer than {config.max_length} tokens were dropped"] if dropped else []
+
+
+def encode_row(tokenizer: Any, example: Example) -> Encoded:
+    """Encode a row of chat, prompt and completion, or plain text.
+
+    Raises:
+        UserError: it cannot be encoded for this model; names the row.
+    """
+    fields = example.fields
+    try:
+        if "messages" in fields:
+            return encode_chat(tokenizer, [Message(m["role"], m["content"]) for m in fields["messages"]], example.id)
+        if "text" in fields:
+            return encode_text(tokenizer, [Segment(fields["text"], True)], example.id)
+        prompt, completion = fields["prompt"], fields["completion"]
+        if isinstance(prompt, list):
+            turns = [Message(m["role"], m["content"]) for m in [*prompt, *completion]]
+            return encode_chat(tokenizer, turns, example.id)
+        if tokenizer.chat_template:
+            return encode_chat(tokenizer, [Message("user", prompt), Message("assistant", completion)], example.id)
+        return encode_text(tokenizer, [Segment(prompt, False), Segment(completion, True)], example.id)
+    except UserError as error:
+        raise UserError(f"{example.where}: {error.message}", error.fix) from None

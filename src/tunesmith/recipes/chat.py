@@ -1,0 +1,77 @@
+"""Talk to a model, with or without an adapter, in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tunesmith.core.config import Config as BaseConfig
+from tunesmith.core.records import Message
+
+POSITIONAL = "say"
+EXAMPLES = ("tunesmith chat", "tunesmith chat --adapter runs/tune-rows/adapter", 'tunesmith chat "What is the capital of France?"')
+
+
+class Config(BaseConfig):
+    """Settings of `tunesmith chat`."""
+
+    say: str | None = None
+    """one question to answer; absent = a conversation, one line a turn"""
+    model: str = "smollm2"
+    """embedded name, local directory or hub id"""
+    adapter: str | None = None
+    """adapter directory"""
+    system: str = ""
+    """instruction said before the conversation"""
+    temperature: float = 0.0
+    """0 = always the likeliest words"""
+    top_p: float = 1.0
+    max_new_tokens: int = 256
+    dtype: str = "auto"
+    threads: int | None = None
+    seed: int = 0
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Answer one question, or hold a conversation until the input ends.
+
+    Returns:
+        status and the turns said.
+
+    Raises:
+        UserError: no such model or adapter, or a model without a chat template.
+        WorkFailed: the adapter does not behave as it did when it was saved.
+    """
+    from tunesmith.core.encode import chat_prompt
+    from tunesmith.models.generate import Sampling, complete
+    from tunesmith.recipes._models import load, quiet_libraries, use_threads
+
+    quiet_libraries()
+    use_threads(config.threads)
+    lm = load(config.model, config.adapter, config.dtype)
+    how = Sampling(config.max_new_tokens, config.temperature, config.top_p)
+    turns = [Message("system", config.system)] if config.system else []
+    for question in [config.say] if config.say else _lines():
+        turns.append(Message("user", question))
+        _, ids = chat_prompt(lm.tokenizer, turns)
+        answer = complete(lm, [ids], how, config.seed + len(turns))[0]
+        turns.append(Message("assistant", answer.text))
+        if not config.say:
+            print(answer.text, flush=True)
+    return {"status": "done", "turns": [{"role": t.role, "content": t.content} for t in turns], "single": bool(config.say)}
+
+
+def render(report: dict[str, Any]) -> str:
+    """Return the answer to a single question; a conversation was printed as it went."""
+    return report["turns"][-1]["content"] if report["single"] else ""
+
+
+def _lines() -> Any:
+    prompt = "you> " if sys.stdin.isatty() else ""
+    while True:
+        print(prompt, end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line or line.strip() in ("/quit", "/exit"):
+            return
+        if line.strip():
+            yield line.strip()

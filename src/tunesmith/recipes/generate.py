@@ -1,0 +1,74 @@
+"""Continue prompts from the command line or a file, greedily or sampled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from tunesmith.core.config import Config as BaseConfig
+from tunesmith.core.errors import UserError
+
+POSITIONAL = "prompt"
+EXAMPLES = ('tunesmith generate "The film was" --temperature 1 --n 3', "tunesmith generate --prompts prompts.txt --out answers.jsonl")
+
+
+class Config(BaseConfig):
+    """Settings of `tunesmith generate`."""
+
+    prompt: str | None = None
+    """the text to continue"""
+    prompts: str | None = None
+    """a file with one prompt a line"""
+    model: str = "smollm2"
+    """embedded name, local directory or hub id"""
+    adapter: str | None = None
+    """adapter directory"""
+    max_new_tokens: int = Field(48, ge=1)
+    temperature: float = 0.0
+    """0 = greedy"""
+    top_p: float = 1.0
+    n: int = Field(1, ge=1)
+    """completions a prompt"""
+    stop: list[str] = []
+    """strings that end an answer"""
+    out: str | None = None
+    """JSONL file for prompts and completions"""
+    dtype: str = "auto"
+    threads: int | None = None
+    seed: int = 0
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Continue every prompt `n` times.
+
+    Raises:
+        UserError: neither or both of prompt and prompts, or a prompt that does not fit.
+    """
+    from tunesmith.core.files import write_jsonl
+    from tunesmith.models.generate import generate
+    from tunesmith.recipes._models import load, quiet_libraries, use_threads
+
+    if (config.prompt is None) == (config.prompts is None):
+        raise UserError("give either one prompt or --prompts FILE")
+    try:
+        prompts = [config.prompt] if config.prompt else Path(config.prompts or "").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{config.prompts} cannot be read as UTF-8 text ({error})") from None
+    quiet_libraries()
+    use_threads(config.threads)
+    lm = load(config.model, config.adapter, config.dtype)
+    answers = generate(lm, prompts, config.max_new_tokens, config.temperature, config.seed, config.n, config.stop, config.top_p)
+    rows = [{"prompt": p, "completions": [{"text": c.text, "stop_reason": c.stop_reason} for c in cs]} for p, cs in zip(prompts, answers, strict=True)]
+    if config.out:
+        write_jsonl(Path(config.out), rows)
+    return {"status": "done", "answers": rows, "out": config.out}
+
+
+def render(report: dict[str, Any]) -> str:
+    """Return the prompts with their continuations."""
+    if report["out"]:
+        return f"{len(report['answers'])} prompts continued; see {report['out']}"
+    return json.dumps(report["answers"], indent=2, ensure_ascii=False)

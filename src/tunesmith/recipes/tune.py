@@ -1,0 +1,130 @@
+"""Fine-tune a decoder on rows: LoRA by default, or every weight; on a task, or on chat and prompt/completion files.
+
+Only the answers count in the loss, divided by the number of counted tokens in the whole accumulated batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from tunesmith.core.errors import UserError
+from tunesmith.core.files import text_hash, write_json, write_manifest
+from tunesmith.core.memory import peak_gb
+from tunesmith.core.progress import say
+from tunesmith.core.registry import PEFT
+from tunesmith.core.runs import Run
+from tunesmith.train.parameters import FitParameters
+
+if TYPE_CHECKING:
+    from tunesmith.models.load import LM
+
+POSITIONAL = "data"
+EXAMPLES = ("tunesmith tune rows.jsonl", "tunesmith tune movies --peft lora --peft.rank 8", "tunesmith tune rows.jsonl --peft full --epochs 2")
+
+
+class Config(FitParameters):
+    """Settings of `tunesmith tune`, beside those of training itself."""
+
+    data: str
+    """a task (name or YAML), or a file of messages, prompt/completion, Alpaca, ShareGPT or text/label rows"""
+    model: str = "smollm2"
+    """embedded name, local directory or hub id"""
+    adapter: str | None = None
+    """adapter directory to go on from; its method and shape are kept"""
+    peft: str | dict[str, Any] = "lora"
+    """what is trained: lora or full, with its own parameters (--peft.rank 8)"""
+    objective: Literal["causal_lm"] = "causal_lm"
+    max_length: int = Field(1024, ge=2)
+    """longest row in tokens; longer ones stop the run or are dropped, never cut"""
+    over_long: Literal["stop", "drop"] = "stop"
+    train_rows: int | None = None
+    """at most this many rows"""
+    validation_rows: int = Field(200, ge=0)
+    """at most this many rows for choosing the best weights; 0 = none"""
+    dtype: str = "auto"
+    threads: int | None = None
+    seed: int = 0
+    run_dir: str | None = None
+    """absent = runs/tune-DATA"""
+    overwrite: bool = False
+    """start again in a run_dir that holds an earlier run"""
+    resume: bool = True
+    """go on from the newest checkpoint in run_dir, bit for bit; --resume false is --overwrite"""
+    skip_bad_rows: bool = False
+    """go on with the good rows of a file and list the bad ones"""
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train, save the adapter or model, and report.
+
+    Returns:
+        status, run_dir, artefact, seconds, wall_seconds, peak_memory_gb, tokens, tokens_per_second, supervised_tokens,
+        trained_parameters, final_loss, validation, warnings.
+
+    Raises:
+        UserError: unusable data or settings, named by file, row or key.
+        WorkFailed: a non-finite loss or gradient. Interrupted: a signal; the step was finished and saved.
+    """
+    from tunesmith.recipes._adapt import adapt
+    from tunesmith.recipes._artefact import save_artefact
+    from tunesmith.recipes._models import load, quiet_libraries, use_threads
+    from tunesmith.recipes._rows import read_rows
+
+    start = time.monotonic()
+    quiet_libraries()
+    use_threads(config.threads)
+    method = PEFT.parameters(config.peft)
+    lm = load(config.model, config.adapter, config.dtype)
+    rows = read_rows(config, lm)
+    folder = Path(config.run_dir or f"runs/tune-{Path(config.data).name.split('.')[0]}")
+    inputs = {
+        **config.model_dump(exclude={"run_dir", "overwrite", "resume", "threads", "save_steps", "tokens_per_micro_batch"}),
+        "model_identity": lm.identity,
+        "rows": text_hash(*(" ".join(map(str, e.ids)) for e in rows.train)),
+    }
+    tune_run = Run(folder, inputs, {"command": f"tunesmith tune {config.data}", "parents": [config.adapter] if config.adapter else []}, config.overwrite or not config.resume)
+    say(f"{rows.describe()}; training {method[0].__name__.rpartition('.')[2]} on {config.model}, {str(lm.dtype).removeprefix('torch.')}")
+    adapted = adapt(lm, method, rows.train, config, tune_run, config.seed, _validator(lm, rows) if rows.validation or rows.validate else None)
+    artefact = save_artefact(folder, lm, method, [e.ids[: e.loss_mask.index(True)] or e.ids[:1] for e in rows.train[:3]], "Fine-tuning")
+    fitted = adapted.fitted
+    report = {
+        "status": "done", "run_dir": str(folder), "artefact": str(artefact), "seconds": fitted.seconds,
+        "wall_seconds": time.monotonic() - start, "peak_memory_gb": peak_gb(), "tokens": fitted.tokens,
+        "tokens_per_second": fitted.tokens / max(fitted.seconds, 1e-9), "supervised_tokens": fitted.supervised_tokens,
+        "trained_parameters": adapted.trained_parameters, "steps": fitted.steps, "final_loss": fitted.losses[-1],
+        "validation": fitted.best, "warnings": rows.warnings,
+    }  # fmt: skip
+    write_json(folder / "report.json", report)
+    write_manifest(folder)
+    return report
+
+
+def render(report: dict[str, Any]) -> str:
+    """Return what a person wants to know after a training."""
+    lines = [
+        f"trained {report['trained_parameters']:,} parameters in {report['steps']} steps, {report['tokens']:,} tokens "
+        f"at {report['tokens_per_second']:,.0f} tokens/s; final loss {report['final_loss']:.3f}; peak {report['peak_memory_gb']:.1f} GB",
+        f"saved to {report['artefact']}",
+    ]
+    if "adapter" in Path(report["artefact"]).name:
+        lines.append(f"talk to it: tunesmith chat --adapter {report['artefact']}")
+    return "\n".join(lines)
+
+
+def _validator(lm: LM, rows: Any) -> Callable[[], float]:
+    """Larger is better: the task's accuracy, or minus the loss on held-out rows."""
+    if rows.validate:
+        return rows.validate
+
+    def minus_loss() -> float:
+        from tunesmith.evaluate.loss import mean_loss
+
+        return -mean_loss(lm, rows.validation)
+
+    return minus_loss
+
