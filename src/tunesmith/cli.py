@@ -48,7 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
             traceback.print_exc()
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(where.filename).name}:{where.lineno}"
-        message = f"error: {type(error).__name__}: {error} (at {place})\n  This should not happen; --debug shows where it came from."
+        message = (
+            f"error: {type(error).__name__}: {error} (at {place})\n  This should not happen; --debug shows where it came from."
+        )
         return _fail(message, 1, as_json)
 
 
@@ -143,7 +145,9 @@ def _is_flag(word: str) -> bool:
     return word.startswith("--") and len(word) > 2
 
 
-def _positional(verb: str, names: tuple[str, ...], position: int, word: str, settings: list[tuple[str, Any]], known: dict[str, str]) -> None:
+def _positional(
+    verb: str, names: tuple[str, ...], position: int, word: str, settings: list[tuple[str, Any]], known: dict[str, str]
+) -> None:
     is_list = known.get(names[-1]) == "list"
     if position >= len(names) and not is_list:
         raise UserError(f"'{word}' is one word too many for {verb}", f"See 'tunesmith {verb} --help'; flags begin with --.")
@@ -239,4 +243,8 @@ def _described(config: Any, prefix: str) -> list[str]:
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value)) or "none"
-    return {None: "none", True: "yes", False: "no"}.get(value, str(value)) if not isinstance(value, (int, float)) or isinstance(value, bool) else f"{value:g}"
+    return (
+        {None: "none", True: "yes", False: "no"}.get(value, str(value))
+        if not isinstance(value, (int, float)) or isinstance(value, bool)
+        else f"{value:g}"
+    )

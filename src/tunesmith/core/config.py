@@ -87,7 +87,9 @@ def validate(model: type[C], values: Mapping[str, Any], where: str) -> C:
         return model.model_validate(dict(values))
     except ValidationError as error:
         lines = [_explain(model, problem) for problem in error.errors()]
-        raise UserError(f"{where}: {lines[0][0]}", " ".join([lines[0][1], *(f"Also: {m}. {f}".strip() for m, f in lines[1:])])) from None
+        raise UserError(
+            f"{where}: {lines[0][0]}", " ".join([lines[0][1], *(f"Also: {m}. {f}".strip() for m, f in lines[1:])])
+        ) from None
 
 
 def _explain(model: type[Config], problem: Mapping[str, Any]) -> tuple[str, str]:

@@ -76,7 +76,9 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message], example_id: str) ->
         before = _render(tokenizer, messages[:i], prompt=True)
         after = _render(tokenizer, messages[: i + 1], prompt=False)
         if not before.startswith(done) or not after.startswith(before):
-            raise UserError("this chat template rewrites earlier turns, so prompts are not prefixes", "Use another template or single turns.")
+            raise UserError(
+                "this chat template rewrites earlier turns, so prompts are not prefixes", "Use another template or single turns."
+            )
         answer, rest = _split_at_end(tokenizer, after[len(before) :])
         for text, counts in ((before[len(done) :], False), (answer, True), (rest, False)):
             piece = tokenizer(text, add_special_tokens=False).input_ids if text else []
@@ -109,6 +111,8 @@ def _render(tokenizer: Any, messages: Sequence[Message], prompt: bool) -> str:
     for message in messages:
         for token in tokenizer.all_special_tokens:
             if token in message.content:
-                raise UserError(f"a {message.role} message contains the control token {token}", "Remove it: it would end the turn early.")
+                raise UserError(
+                    f"a {message.role} message contains the control token {token}", "Remove it: it would end the turn early."
+                )
     turns = [{"role": m.role, "content": m.content} for m in messages]
     return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt))

@@ -19,7 +19,11 @@ _LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "pydantic", "scik
 
 def versions() -> dict[str, str]:
     """Return the versions a result depends on."""
-    found = {"tunesmith": __version__, "python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    found = {
+        "tunesmith": __version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
     for library in _LIBRARIES:
         try:
             found[library] = importlib.metadata.version(library)

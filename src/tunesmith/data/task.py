@@ -159,7 +159,9 @@ def _task_of_rows(path: Path) -> TaskFile:
             f"{path.name} holds {sniffed.convention.replace('_', ' ')} rows, not text and label",
             "Write a task YAML that names its template and answer field; see docs/tasks.md.",
         )
-    return TaskFile(name=path.name.split(".")[0], data=DataSection(train=path.name), template="{text}\nLabel: {answer}", choices="labels")
+    return TaskFile(
+        name=path.name.split(".")[0], data=DataSection(train=path.name), template="{text}\nLabel: {answer}", choices="labels"
+    )
 
 
 def _build(file: TaskFile, splits: Splits) -> Task:
@@ -176,7 +178,9 @@ def _build(file: TaskFile, splits: Splits) -> Task:
         except UserError as error:
             raise UserError(f"{example.where}: {error.message}", error.fix) from None
         if verbalizer and gold not in verbalizer.words:
-            raise UserError(f"{example.where}: label '{gold}' is not one of the task's choices", f"Choices: {', '.join(verbalizer.labels)}.")
+            raise UserError(
+                f"{example.where}: label '{gold}' is not one of the task's choices", f"Choices: {', '.join(verbalizer.labels)}."
+            )
     return task
 
 
@@ -187,11 +191,15 @@ def _verbalizer(file: TaskFile, splits: Splits) -> Verbalizer | None:
     if choices == "labels":
         choices = sorted({str(e.fields[_answer_field(file, e)]) for e in splits.train})
         if len(choices) > _MOST_LABELS:
-            raise UserError(f"the train rows have {len(choices)} different labels", "Leave out 'choices' if the answer is free text.")
+            raise UserError(
+                f"the train rows have {len(choices)} different labels", "Leave out 'choices' if the answer is free text."
+            )
     words = {c: [c] for c in choices} if isinstance(choices, list) else choices
     words = {label: tuple(w.strip() for w in ws) for label, ws in words.items()}
     if len(words) < 2:
-        raise UserError(f"a task needs at least two choices, and this one has {len(words)}", "Check the labels of the train rows.")
+        raise UserError(
+            f"a task needs at least two choices, and this one has {len(words)}", "Check the labels of the train rows."
+        )
     if any(not w for ws in words.values() for w in ws) or not all(words.values()):
         raise UserError("every choice needs at least one word that is not empty")
     said = [w for ws in words.values() for w in ws]
@@ -208,7 +216,10 @@ def _answer_field(file: TaskFile, example: Example) -> str:
     for name in known:
         if name in example.fields:
             return name
-    raise UserError(f"{example.where}: the row has no field '{known[0]}' with the answer", f"Set 'answer:' to one of {', '.join(example.fields)}.")
+    raise UserError(
+        f"{example.where}: the row has no field '{known[0]}' with the answer",
+        f"Set 'answer:' to one of {', '.join(example.fields)}.",
+    )
 
 
 def _splits(file: TaskFile, folder: Path, skip_bad_rows: bool) -> Splits:

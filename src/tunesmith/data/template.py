@@ -25,7 +25,9 @@ class Template:
 
     def __post_init__(self) -> None:
         if self.text.count("{answer}") != 1:
-            raise UserError("a template needs the slot {answer} exactly once", 'For example "Review: {text}\\nSentiment: {answer}".')
+            raise UserError(
+                "a template needs the slot {answer} exactly once", 'For example "Review: {text}\\nSentiment: {answer}".'
+            )
         if self.text.rpartition("{answer}")[2].strip():
             raise UserError("a template must end with {answer}", "What comes after the answer can never be part of a prompt.")
 

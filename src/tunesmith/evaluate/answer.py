@@ -7,7 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tunesmith.core.records import Example
 from tunesmith.data.prompts import Prompts
@@ -82,7 +82,9 @@ class Asker:
         ]  # fmt: skip
         return Answers(predictions, seconds, statistics.fmean(map(len, ids)))
 
-    def latencies(self, items: Sequence[Example], demonstrations: Sequence[Sequence[Example]] | None = None) -> tuple[float, float]:
+    def latencies(
+        self, items: Sequence[Example], demonstrations: Sequence[Sequence[Example]] | None = None
+    ) -> tuple[float, float]:
         """Return p50 and p95 milliseconds of single queries (at most 16), each asked by itself from its text."""
         shown = demonstrations or [()] * len(items)
         times = []
@@ -93,7 +95,9 @@ class Asker:
         times.sort()
         return statistics.median(times), times[min(len(times) - 1, round(0.95 * (len(times) - 1)))]
 
-    def label_logprobs(self, prompt_ids: Sequence[tuple[int, ...]], title: str = "") -> tuple[list[dict[str, float]], list[Scored]]:
+    def label_logprobs(
+        self, prompt_ids: Sequence[tuple[int, ...]], title: str = ""
+    ) -> tuple[list[dict[str, float]], list[Scored]]:
         """Return per prompt the score of every label (nats), and the raw scores they come from."""
         verbalizer = self.prompts.task.verbalizer
         assert verbalizer is not None
@@ -133,7 +137,9 @@ class Asker:
         return [(_first_line(a.text), {}, bool(a.text.strip()) and a.stop_reason != "length") for a in answers]
 
 
-def calibration_prior(asker: Asker, demonstrations: Sequence[Example], texts: Sequence[str] = ("N/A", "", "[MASK]")) -> dict[str, float]:
+def calibration_prior(
+    asker: Asker, demonstrations: Sequence[Example], texts: Sequence[str] = ("N/A", "", "[MASK]")
+) -> dict[str, float]:
     """Return label -> log p_cf, the label probabilities of a prompt without content (Zhao et al. 2021, section 4).
 
     The raw probabilities of the content-free inputs are averaged, then normalised over the labels, as the authors' code
@@ -141,6 +147,12 @@ def calibration_prior(asker: Asker, demonstrations: Sequence[Example], texts: Se
     """
     ids = [asker.prompts.content_free(text, demonstrations) for text in texts]
     return content_free_logprobs(asker.label_logprobs(ids)[0])
+
+
+def recalibrated(prediction: Prediction, prior: dict[str, float]) -> Prediction:
+    """Return an uncalibrated prediction as calibration would have made it."""
+    scores = {label: value - prior[label] for label, value in prediction.scores.items()}
+    return replace(prediction, scores=scores, predicted=max(scores, key=lambda label: scores[label]))
 
 
 def content_free_logprobs(scores: Sequence[dict[str, float]]) -> dict[str, float]:

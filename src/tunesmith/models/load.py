@@ -134,7 +134,9 @@ def _check_folder(path: Path) -> None:
     # These keys make a loader run code that came with the weights (CVE-2026-4372 and its like).
     risky = [key for key in config if key == "auto_map" or key.startswith("_attn_implementation") or key.endswith("_internal")]
     if risky:
-        raise UserError(f"{path / 'config.json'} asks for code of its own ({', '.join(risky)})", "Tunesmith never runs it. Remove the keys.")
+        raise UserError(
+            f"{path / 'config.json'} asks for code of its own ({', '.join(risky)})", "Tunesmith never runs it. Remove the keys."
+        )
     if not list(path.glob("*.safetensors")):
         pickles = [f.name for f in path.iterdir() if f.suffix in _PICKLES]
         what = f"only pickled weights ({pickles[0]}), which can run code when opened" if pickles else "no weights"

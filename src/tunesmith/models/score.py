@@ -169,7 +169,11 @@ def _forward(lm: LM, rows: list[_Row], prefix: _Prefix | None) -> torch.Tensor:
             places += range(past + len(row.prompt), past + len(row.prompt) + len(continuation) - 1)
         ids[b, : len(tokens)] = torch.tensor(tokens)
         positions[b, : len(places)] = torch.tensor(places)
-    arguments: dict[str, Any] = {"input_ids": ids.to(lm.device), "position_ids": positions.to(lm.device), "use_cache": prefix is not None}
+    arguments: dict[str, Any] = {
+        "input_ids": ids.to(lm.device),
+        "position_ids": positions.to(lm.device),
+        "use_cache": prefix is not None,
+    }
     if prefix:
         cache = DynamicCache()
         for index, (keys, values) in enumerate(prefix.layers):
@@ -198,7 +202,9 @@ def _tree_mask(rows: list[_Row], longest: int, past: int) -> torch.Tensor:
     return torch.cat([torch.ones(inner.shape[0], longest, past, dtype=torch.bool), inner], dim=-1)[:, None]
 
 
-def _logprobs_at(lm: LM, hidden: torch.Tensor, places: list[tuple[int, int]], targets: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def _logprobs_at(
+    lm: LM, hidden: torch.Tensor, places: list[tuple[int, int]], targets: list[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return log p(target) at each place [N], and the argmax id there [N]. Each place's logits are made once, in chunks."""
     unique = {place: i for i, place in enumerate(dict.fromkeys(places))}
     index = torch.tensor([unique[p] for p in places])

@@ -46,7 +46,9 @@ def save_adapter(folder: Path, lm: Any, entry: Any, parameters: Any, prompts: li
         {"prompt_ids": list(ids), "token_ids": top, "logits": values, "logits_without_adapter": [base[t] for t in top]}
         for ids, base, (top, values) in zip(prompts, without, map(_top, adapted), strict=True)
     ]
-    write_json(folder / "probe.json", {"base_identity": lm.identity, "dtype": str(lm.dtype).removeprefix("torch."), "prompts": probe})
+    write_json(
+        folder / "probe.json", {"base_identity": lm.identity, "dtype": str(lm.dtype).removeprefix("torch."), "prompts": probe}
+    )
     write_manifest(folder)
 
 
@@ -70,7 +72,9 @@ def load_adapter(lm: Any, folder: Path) -> dict[str, torch.nn.Parameter]:
     try:
         tensors = load_file(folder / "adapter_model.safetensors")
     except FileNotFoundError:
-        raise UserError(f"{folder} has no adapter_model.safetensors", "Pickled adapters (.bin) are refused: they can run code.") from None
+        raise UserError(
+            f"{folder} has no adapter_model.safetensors", "Pickled adapters (.bin) are refused: they can run code."
+        ) from None
     except SafetensorError as error:
         raise UserError(f"{folder}/adapter_model.safetensors is damaged: {error}") from error
     trained = entry.attach(lm.model, entry.from_peft_config(config), seed=0)

@@ -159,7 +159,9 @@ def load_state(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
         expected[f"base_model.model.{name}.lora_A.weight"] = layer.lora_A
         expected[f"base_model.model.{name}.lora_B.weight"] = layer.lora_B
     for name in sorted(set(expected) ^ set(tensors)):
-        raise UserError(f"the adapter does not fit this model: tensor {name} is {'missing' if name in expected else 'unexpected'}")
+        raise UserError(
+            f"the adapter does not fit this model: tensor {name} is {'missing' if name in expected else 'unexpected'}"
+        )
     with torch.no_grad():
         for name, tensor in tensors.items():
             if tensor.shape != expected[name].shape:

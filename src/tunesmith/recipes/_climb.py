@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from tunesmith.core.registry import BASELINES, METRICS, ROUTES
 from tunesmith.core.seeds import derive
 from tunesmith.data.prompts import Prompts
 from tunesmith.data.task import Task, load_task
-from tunesmith.evaluate.results import Forgetting, Prediction, RouteResult, save
+from tunesmith.evaluate.results import Forgetting, Prediction, RouteResult, load, save
 from tunesmith.train.parameters import FitParameters
 
 
@@ -105,9 +106,27 @@ class Workshop:
 
         return Asker(self.lm, self.prompts, trained)
 
+    def finished(self, route: str) -> tuple[RouteResult, list[Prediction]] | None:
+        """Return a route of this ladder that is finished, by its label; all routes of a ladder share items and settings."""
+        folder = self.folder.parent / folder_name(route)
+        return load(folder) if (folder / "result.json").is_file() else None
+
     def draw_seed(self, draw: int) -> int:
         """Return the seed of a draw of demonstrations; the same draw shows the same rows in every route."""
         return derive(self.seed, "demonstrations", draw)
+
+
+def folder_name(route: str) -> str:
+    """Return the name of a route's folder."""
+    return re.sub(r"[^a-z0-9]+", "-", route.lower()).strip("-")
+
+
+def by_draw(predictions: Sequence[Prediction]) -> list[list[Prediction]]:
+    """Group predictions by draw, each in item order."""
+    draws: dict[int, list[Prediction]] = {}
+    for prediction in predictions:
+        draws.setdefault(prediction.draw, []).append(prediction)
+    return [draws[d] for d in sorted(draws)]
 
 
 def items_hash(items: Sequence[Example]) -> str:
@@ -115,7 +134,9 @@ def items_hash(items: Sequence[Example]) -> str:
     return text_hash(*(item.id for item in items))
 
 
-def result_of(shop: Workshop, label: str, name: str, kind: str, parameters: dict[str, Any], climbed: Climbed, scorer: str) -> RouteResult:
+def result_of(
+    shop: Workshop, label: str, name: str, kind: str, parameters: dict[str, Any], climbed: Climbed, scorer: str
+) -> RouteResult:
     """Turn what a route handed back into its row of the ladder; the interval is made later, on shared resamples."""
     gold = [shop.task.gold(item) for item in shop.items] if kind == "baseline" else [p.gold for p in climbed.draws[0]]
     metrics: dict[str, float] = {}
@@ -183,11 +204,10 @@ def main(path: str) -> int:
     """Climb what the file says; the exit code is that of the command line."""
     assignment = Assignment(**json.loads(Path(path).read_text(encoding="utf-8")))
     try:
-        if not assignment.baselines:
-            from tunesmith.recipes._models import quiet_libraries, use_threads
+        from tunesmith.recipes._models import quiet_libraries, use_threads
 
-            quiet_libraries()
-            use_threads(assignment.threads)
+        quiet_libraries()
+        use_threads(assignment.threads)
         shop = Workshop(assignment)
         (climb_baselines if assignment.baselines else climb_route)(shop)
     except TunesmithError as error:

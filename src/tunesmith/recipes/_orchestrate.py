@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -17,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.core.errors import Interrupted, UserError, WorkFailed
 from tunesmith.core.files import write_json
 from tunesmith.core.progress import duration, say
-from tunesmith.core.registry import ROUTES
+from tunesmith.core.registry import METRICS, ROUTES
 from tunesmith.data.task import Task
 from tunesmith.evaluate.report.terminal import row
 from tunesmith.evaluate.results import Prediction, RouteResult, load
-from tunesmith.recipes._climb import Assignment
+from tunesmith.recipes._climb import Assignment, by_draw, folder_name
 from tunesmith.recipes._workload import Sizes, Workload, forward_rate, memory_of, seconds_of, weights_of
+from tunesmith.stats.compare import Comparison, compare
 
 if TYPE_CHECKING:
     from tunesmith.recipes.ladder import Config
@@ -34,25 +34,27 @@ _SECONDS_OF_BASELINES = 30.0
 
 def folder_of(run_folder: Path, label: str) -> Path:
     """Return where a route's result stands."""
-    return run_folder / "routes" / re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
+    return run_folder / "routes" / folder_name(label)
 
 
-def by_draw(predictions: list[Prediction]) -> list[list[Prediction]]:
-    """Group predictions by draw, each in item order."""
-    draws: dict[int, list[Prediction]] = {}
-    for prediction in predictions:
-        draws.setdefault(prediction.draw, []).append(prediction)
-    return [draws[d] for d in sorted(draws)]
+def read(folder: Path) -> Climb | None:
+    """Read a finished route with the interval of its value, or return None."""
+    if not (folder / "result.json").is_file():
+        return None
+    result, predictions = load(folder)
+    draws = by_draw(predictions)
+    answers = {result.route: [[p.predicted for p in draw] for draw in draws]}
+    alone = compare(METRICS.get(result.metric).evaluate, [p.gold for p in draws[0]], answers, 0, pairs=[])
+    return with_interval(result, alone), predictions
 
 
-def with_interval(result: RouteResult, low: float, high: float) -> RouteResult:
-    """Return a result with its interval filled in."""
-    return replace(result, low=low, high=high)
+def with_interval(result: RouteResult, comparison: Comparison) -> RouteResult:
+    """Return a result with the interval a comparison gives it."""
+    interval = comparison.intervals[result.route]
+    return replace(result, low=interval.low, high=interval.high)
 
 
-def climb_all(
-    config: Config, task: Task, routes: dict[str, dict[str, Any]], folder: Path, finished: Callable[[str], RouteResult | None]
-) -> tuple[list[Climb], dict[str, str]]:
+def climb_all(config: Config, task: Task, routes: dict[str, dict[str, Any]], folder: Path) -> tuple[list[Climb], dict[str, str]]:
     """Climb baselines and routes that are not finished.
 
     Returns:
@@ -73,25 +75,27 @@ def climb_all(
     estimates = _Estimates(config, task, routes)
     reached = ""
     for label, spec in routes.items():
-        result = finished(label)
-        if result is None:
+        path = folder_of(folder, label)
+        climb = read(path)
+        if climb is None:
             reason = reached or estimates.over_budget(label, time.monotonic() - start)
             if reason:
                 skipped[label] = reason
                 continue
             say(f"climbing {label}" + estimates.promise(label))
             began = time.monotonic()
-            path = folder_of(folder, label)
             problem = _run_child(_assignment(config, path, spec, []))
-            result = finished(label)
-            if result is None:
+            climb = read(path)
+            if climb is None:
                 skipped[label] = problem or "it ended without a result"
                 say(f"{label}: {skipped[label]}")
                 continue
+            say(row(climb[0]))
             estimates.learn(label, time.monotonic() - began)
-        say(row(result))
-        climbed.append((result, load(folder_of(folder, label))[1]))
-        if config.target is not None and result.low >= config.target:
+        else:
+            say(row(climb[0]))
+        climbed.append(climb)
+        if config.target is not None and climb[0].low >= config.target:
             reached = f"the target of {config.target} was reached by {label}"
     if not climbed:
         raise WorkFailed("no route could be climbed: " + "; ".join(f"{k}: {v}" for k, v in skipped.items()))
@@ -103,8 +107,8 @@ def _known(path: Path) -> bool:
 
 
 def _show(path: Path) -> bool:
-    if (path / "result.json").is_file():
-        say(row(load(path)[0]))
+    if climb := read(path):
+        say(row(climb[0]))
     return True
 
 
@@ -119,8 +123,8 @@ def _baselines(config: Config, folder: Path, skipped: dict[str, str]) -> list[Cl
     climbed: list[Climb] = []
     for name in config.baselines:
         path = folder / "routes" / _BASELINE_FOLDER / name
-        if (path / "result.json").is_file():
-            climbed.append(load(path))
+        if climb := read(path):
+            climbed.append(climb)
         elif (path / "skipped.json").is_file():
             skipped[name] = json.loads((path / "skipped.json").read_text(encoding="utf-8"))["reason"]
         else:
@@ -261,4 +265,3 @@ class _Estimates:
         if spent + (self._seconds(label) if self.rate else 0.0) <= self.budget * 60:
             return ""
         return f"it would not have finished within --budget_minutes {self.budget:g}"
-

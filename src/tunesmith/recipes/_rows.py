@@ -51,7 +51,11 @@ def read_rows(config: Config, lm: LM) -> Rows:
     path = Path(config.data)
     is_task = config.data in embedded_tasks() or path.suffix in (".yaml", ".yml")
     if not is_task and not path.is_file():
-        raise unknown("task", config.data, embedded_tasks()) if path.suffix == "" else UserError(f"there is no file '{config.data}'")
+        raise (
+            unknown("task", config.data, embedded_tasks())
+            if path.suffix == ""
+            else UserError(f"there is no file '{config.data}'")
+        )
     if is_task or formats.sniff(path).convention == "text_label":
         return _task_rows(config, lm)
     return _file_rows(config, lm, path)
@@ -75,7 +79,10 @@ def _file_rows(config: Config, lm: LM, path: Path) -> Rows:
             f"{path.name} holds {sniffed.convention.replace('_', ' ')} rows, which tune cannot train on by themselves",
             "Write a task YAML that names its template and answer field; see docs/tasks.md.",
         )
-    held_out = {e.id for e in sorted(examples, key=lambda e: text_hash("validation", e.id))[: min(config.validation_rows, len(examples) // 10)]}
+    held_out = {
+        e.id
+        for e in sorted(examples, key=lambda e: text_hash("validation", e.id))[: min(config.validation_rows, len(examples) // 10)]
+    }
     train = [encode_row(lm.tokenizer, e) for e in examples if e.id not in held_out]
     train, warnings = _fit_length(config, train[: config.train_rows])
     validation, _ = _fit_length(config, [encode_row(lm.tokenizer, e) for e in examples if e.id in held_out])

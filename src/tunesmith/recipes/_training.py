@@ -30,7 +30,9 @@ def climb_trained(shop: Workshop, title: str, method: tuple[ModuleType, Any]) ->
     validate = (lambda: accuracy_on(asker, shop.validation)) if shop.validation else None
     adapted = adapt(shop.lm, method, data, shop.fit_parameters, run, derive(shop.seed, title), validate)
     seconds = time.perf_counter() - start
-    save_artefact(shop.folder, shop.lm, method, [shop.prompts.prompt(item)[1] for item in shop.validation[:3] or shop.train[:3]], title)
+    save_artefact(
+        shop.folder, shop.lm, method, [shop.prompts.prompt(item)[1] for item in shop.validation[:3] or shop.train[:3]], title
+    )
     answers = asker.ask(shop.items, title=title)
     after = forgetting.measure(shop.lm, shop.task, shop.assignment.guard_rows) if before else None
     fitted = adapted.fitted
@@ -40,7 +42,9 @@ def climb_trained(shop: Workshop, title: str, method: tuple[ModuleType, Any]) ->
     ]
     if fitted.best is not None:
         early = "stopped early; " if fitted.stopped_early else ""
-        notes.append(f"{early}the weights with the best accuracy on {len(shop.validation)} validation rows ({fitted.best:.3f}) were kept")
+        notes.append(
+            f"{early}the weights with the best accuracy on {len(shop.validation)} validation rows ({fitted.best:.3f}) were kept"
+        )
     return Climbed(
         draws=[answers.predictions], evaluation_seconds=answers.seconds, prompt_tokens=answers.prompt_tokens,
         latency_ms=asker.latencies(shop.items), seconds=seconds, trained_parameters=adapted.trained_parameters,

@@ -9,7 +9,11 @@ from tunesmith.core.config import Config as BaseConfig
 from tunesmith.core.records import Message
 
 POSITIONAL = "say"
-EXAMPLES = ("tunesmith chat", "tunesmith chat --adapter runs/tune-rows/adapter", 'tunesmith chat "What is the capital of France?"')
+EXAMPLES = (
+    "tunesmith chat",
+    "tunesmith chat --adapter runs/tune-rows/adapter",
+    'tunesmith chat "What is the capital of France?"',
+)
 
 
 class Config(BaseConfig):

@@ -50,7 +50,12 @@ def run(config: Config) -> dict[str, Any]:
         checked, encoded = _task(config, tokenizer)
     else:
         checked, encoded = _file(config, path, tokenizer)
-    return {"status": "done", **x_ray.as_dict(checked), "text": x_ray.render(checked), "samples": [_sample(tokenizer, e) for e in encoded]}
+    return {
+        "status": "done",
+        **x_ray.as_dict(checked),
+        "text": x_ray.render(checked),
+        "samples": [_sample(tokenizer, e) for e in encoded],
+    }
 
 
 def render(report: dict[str, Any]) -> str:

@@ -12,7 +12,10 @@ from tunesmith.core.config import Config as BaseConfig
 from tunesmith.core.errors import UserError
 
 POSITIONAL = "prompt"
-EXAMPLES = ('tunesmith generate "The film was" --temperature 1 --n 3', "tunesmith generate --prompts prompts.txt --out answers.jsonl")
+EXAMPLES = (
+    'tunesmith generate "The film was" --temperature 1 --n 3',
+    "tunesmith generate --prompts prompts.txt --out answers.jsonl",
+)
 
 
 class Config(BaseConfig):
@@ -61,7 +64,10 @@ def run(config: Config) -> dict[str, Any]:
     use_threads(config.threads)
     lm = load(config.model, config.adapter, config.dtype)
     answers = generate(lm, prompts, config.max_new_tokens, config.temperature, config.seed, config.n, config.stop, config.top_p)
-    rows = [{"prompt": p, "completions": [{"text": c.text, "stop_reason": c.stop_reason} for c in cs]} for p, cs in zip(prompts, answers, strict=True)]
+    rows = [
+        {"prompt": p, "completions": [{"text": c.text, "stop_reason": c.stop_reason} for c in cs]}
+        for p, cs in zip(prompts, answers, strict=True)
+    ]
     if config.out:
         write_jsonl(Path(config.out), rows)
     return {"status": "done", "answers": rows, "out": config.out}

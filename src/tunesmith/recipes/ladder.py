@@ -23,15 +23,19 @@ from tunesmith.data.task import Task, load_task
 from tunesmith.evaluate.report.page import write_html
 from tunesmith.evaluate.report.record import LadderReport, to_json
 from tunesmith.evaluate.report.terminal import table, write_markdown
-from tunesmith.evaluate.results import RouteResult, check_comparable, load
+from tunesmith.evaluate.results import check_comparable
 from tunesmith.evaluate.verdict import judge
 from tunesmith.recipes import _orchestrate as orchestrate
-from tunesmith.recipes._climb import items_hash
+from tunesmith.recipes._climb import by_draw, items_hash
 from tunesmith.stats.compare import Comparison, compare
 from tunesmith.train.parameters import FitParameters
 
 POSITIONAL = "task"
-EXAMPLES = ("tunesmith ladder movies", "tunesmith ladder mine.yaml --quick", "tunesmith ladder movies --routes zero-shot,lora --ranks 4,16")
+EXAMPLES = (
+    "tunesmith ladder movies",
+    "tunesmith ladder mine.yaml --quick",
+    "tunesmith ladder movies --routes zero-shot,lora --ranks 4,16",
+)
 _ROUTES = ["zero-shot", "few-shot", "calibrated", "few-shot-nearest", "lora", "full"]
 _BASELINES = ["majority", "tfidf", "vader", "human", "minilm"]
 _QUICK = {"train_rows": 400, "validation_rows": 100, "test_rows": 200, "guard_rows": 50, "draws": 2}
@@ -113,12 +117,16 @@ def run(config: Config) -> dict[str, Any]:
     task = load_task(config.task, skip_bad_rows=config.skip_bad_rows)
     folder = Path(config.run_dir or f"runs/ladder-{task.name}")
     command = _command(config)
-    inputs = config.model_dump(exclude={"run_dir", "overwrite", "resume", "routes", "baselines", "ranks", "target", "budget_minutes", "price", "threads"})
-    ladder_run = Run(folder, {**inputs, "task_rows": items_hash(task.splits.test)}, {"command": command}, config.overwrite or not config.resume)
+    inputs = config.model_dump(
+        exclude={"run_dir", "overwrite", "resume", "routes", "baselines", "ranks", "target", "budget_minutes", "price", "threads"}
+    )
+    ladder_run = Run(
+        folder, {**inputs, "task_rows": items_hash(task.splits.test)}, {"command": command}, config.overwrite or not config.resume
+    )
     for warning in task.splits.warnings:
         say(f"note: {warning}")
     say(_announce(config, task, routes))
-    climbed, skipped = orchestrate.climb_all(config, task, routes, ladder_run.folder, lambda label: _finished(ladder_run.folder, label))
+    climbed, skipped = orchestrate.climb_all(config, task, routes, ladder_run.folder)
     results = [r for r, _ in climbed]
     check_comparable(results)
     report = _report(config, task, climbed, skipped, command, time.monotonic() - start)
@@ -172,21 +180,9 @@ def _announce(config: Config, task: Task, routes: dict[str, Any]) -> str:
     )
 
 
-def _finished(folder: Path, label: str) -> RouteResult | None:
-    path = orchestrate.folder_of(folder, label)
-    if not (path / "result.json").is_file():
-        return None
-    result, predictions = load(path)
-    draws = orchestrate.by_draw(predictions)
-    gold = [p.gold for p in draws[0]]
-    alone = compare(METRICS.get(result.metric).evaluate, gold, {result.route: [[p.predicted for p in d] for d in draws]}, 0, pairs=[])
-    interval = alone.intervals[result.route]
-    return orchestrate.with_interval(result, interval.low, interval.high)
-
-
 def _compare(config: Config, climbed: list[orchestrate.Climb]) -> Comparison:
-    predictions = {r.route: [[p.predicted for p in d] for d in orchestrate.by_draw(ps)] for r, ps in climbed}
-    gold = [p.gold for p in orchestrate.by_draw(climbed[0][1])[0]]
+    predictions = {r.route: [[p.predicted for p in d] for d in by_draw(ps)] for r, ps in climbed}
+    gold = [p.gold for p in by_draw(climbed[0][1])[0]]
     evaluate = METRICS.get(climbed[0][0].metric).evaluate
     return compare(evaluate, gold, predictions, derive(config.seed, "bootstrap"))
 
@@ -195,7 +191,7 @@ def _report(
     config: Config, task: Task, climbed: list[orchestrate.Climb], skipped: dict[str, str], command: str, seconds: float
 ) -> LadderReport:
     comparison = _compare(config, climbed)
-    results = [orchestrate.with_interval(r, comparison.intervals[r.route].low, comparison.intervals[r.route].high) for r, _ in climbed]
+    results = [orchestrate.with_interval(r, comparison) for r, _ in climbed]
     price = config.price
     note = f"{price.machine_hour} per machine-hour" if price.machine_hour else f"{price.million_tokens} per million prompt tokens"
     return LadderReport(
@@ -237,5 +233,3 @@ def _write(folder: Path, report: LadderReport) -> dict[str, Any]:
     write_manifest(folder)
     say(f"climbed in {duration(report.run_seconds)}")
     return content
-
-

@@ -26,7 +26,9 @@ def run(config: Config) -> dict[str, Any]:
 
 def render(report: dict[str, Any]) -> str:
     """Return the plan as a table."""
-    lines = [f"ladder on {report['task']}: {report['items']} items, {report['training_rows']} training rows, model {report['model']}"]
+    lines = [
+        f"ladder on {report['task']}: {report['items']} items, {report['training_rows']} training rows, model {report['model']}"
+    ]
     lines += [f"  {r['route']:<20} about {duration(r['seconds']):>12}  {r['memory_gb']:5.1f} GB" for r in report["routes"]]
     lines.append(f"  {'in all':<20} about {duration(report['seconds']):>12}  {report['memory_gb']:5.1f} GB at the highest")
     return "\n".join(lines)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from tunesmith.core.errors import UserError
 from tunesmith.core.files import text_hash, write_json, write_manifest
 from tunesmith.core.memory import peak_gb
 from tunesmith.core.progress import say
@@ -24,7 +23,11 @@ if TYPE_CHECKING:
     from tunesmith.models.load import LM
 
 POSITIONAL = "data"
-EXAMPLES = ("tunesmith tune rows.jsonl", "tunesmith tune movies --peft lora --peft.rank 8", "tunesmith tune rows.jsonl --peft full --epochs 2")
+EXAMPLES = (
+    "tunesmith tune rows.jsonl",
+    "tunesmith tune movies --peft lora --peft.rank 8",
+    "tunesmith tune rows.jsonl --peft full --epochs 2",
+)
 
 
 class Config(FitParameters):
@@ -87,10 +90,21 @@ def run(config: Config) -> dict[str, Any]:
         "model_identity": lm.identity,
         "rows": text_hash(*(" ".join(map(str, e.ids)) for e in rows.train)),
     }
-    tune_run = Run(folder, inputs, {"command": f"tunesmith tune {config.data}", "parents": [config.adapter] if config.adapter else []}, config.overwrite or not config.resume)
-    say(f"{rows.describe()}; training {method[0].__name__.rpartition('.')[2]} on {config.model}, {str(lm.dtype).removeprefix('torch.')}")
-    adapted = adapt(lm, method, rows.train, config, tune_run, config.seed, _validator(lm, rows) if rows.validation or rows.validate else None)
-    artefact = save_artefact(folder, lm, method, [e.ids[: e.loss_mask.index(True)] or e.ids[:1] for e in rows.train[:3]], "Fine-tuning")
+    tune_run = Run(
+        folder,
+        inputs,
+        {"command": f"tunesmith tune {config.data}", "parents": [config.adapter] if config.adapter else []},
+        config.overwrite or not config.resume,
+    )
+    say(
+        f"{rows.describe()}; training {method[0].__name__.rpartition('.')[2]} on {config.model}, {str(lm.dtype).removeprefix('torch.')}"
+    )
+    adapted = adapt(
+        lm, method, rows.train, config, tune_run, config.seed, _validator(lm, rows) if rows.validation or rows.validate else None
+    )
+    artefact = save_artefact(
+        folder, lm, method, [e.ids[: e.loss_mask.index(True)] or e.ids[:1] for e in rows.train[:3]], "Fine-tuning"
+    )
     fitted = adapted.fitted
     report = {
         "status": "done", "run_dir": str(folder), "artefact": str(artefact), "seconds": fitted.seconds,
@@ -127,4 +141,3 @@ def _validator(lm: LM, rows: Any) -> Callable[[], float]:
         return -mean_loss(lm, rows.validation)
 
     return minus_loss
-

@@ -136,11 +136,12 @@ def _step(
     loss = 0.0
     for batch in micro_batches(examples, how.tokens_per_micro_batch):
         nll, _ = loss_of(batch)
-        if not math.isfinite(float(nll)):
+        value = float(nll.detach())
+        if not math.isfinite(value):
             updater.clear()
-            return {"problem": _not_finite("loss", float(nll), position.step + 1, batch.example_ids)}
+            return {"problem": _not_finite("loss", value, position.step + 1, batch.example_ids)}
         (nll / counted).backward()
-        loss += float(nll) / counted
+        loss += value / counted
     rate = (how.learning_rate or 0.0) * schedule_factor(how.schedule, position.step, total, round(how.warmup * total))
     norm = updater.step(rate)
     if not math.isfinite(norm):
@@ -161,7 +162,9 @@ def _not_finite(what: str, value: float, step: int, ids: Sequence[str]) -> tuple
     )
 
 
-def _judge(value: float, position: _Position, parameters: Any, kept: dict[str, torch.Tensor], patience: int) -> dict[str, torch.Tensor]:
+def _judge(
+    value: float, position: _Position, parameters: Any, kept: dict[str, torch.Tensor], patience: int
+) -> dict[str, torch.Tensor]:
     if position.best is None or value > position.best:
         position.best, position.since_best = value, 0
         return weights(parameters)

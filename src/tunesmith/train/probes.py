@@ -17,7 +17,9 @@ def check_training_data(data: Sequence[Encoded], tokenizer: Any, stop_ids: froze
     """
     counted, total = sum(sum(e.loss_mask) for e in data), sum(len(e) for e in data)
     if counted == 0:
-        raise UserError(f"none of the {total} training tokens counts, so nothing would be learned", "Check the template or the chat roles.")
+        raise UserError(
+            f"none of the {total} training tokens counts, so nothing would be learned", "Check the template or the chat roles."
+        )
     if counted == total and len(data) > 1:
         raise UserError("every training token counts, the prompts included", "Check that the template puts the answer apart.")
     for example in data:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+
 import torch
 
 from tunesmith.train.parameters import Schedule
@@ -107,4 +108,3 @@ def restore(parameters: Mapping[str, torch.nn.Parameter], kept: Mapping[str, tor
     with torch.no_grad():
         for name, p in parameters.items():
             p.copy_(kept[name])
-

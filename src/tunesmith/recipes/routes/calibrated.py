@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from tunesmith.core.errors import UserError
-from tunesmith.core.registry import DEMONSTRATIONS
+from tunesmith.recipes._climb import Climbed, by_draw
 from tunesmith.recipes._workload import Sizes, Workload
 from tunesmith.recipes.routes import few_shot
 
 if TYPE_CHECKING:
-    from tunesmith.recipes._climb import Climbed, Workshop
+    from tunesmith.recipes._climb import Workshop
 
 KIND = "prompt"
 
@@ -25,8 +26,8 @@ def label(parameters: Parameters) -> str:
 
 
 def workload(parameters: Parameters, sizes: Sizes) -> Workload:
-    """Tokens read: as few-shot."""
-    return few_shot.workload(parameters, sizes)
+    """Tokens read: those of the prompts without content; the items were scored for few-shot."""
+    return Workload(forward_tokens=3 * parameters.draws * sizes.prompt_tokens * (parameters.shots + 1))
 
 
 def climb(shop: Workshop, parameters: Parameters) -> Climbed:
@@ -35,14 +36,21 @@ def climb(shop: Workshop, parameters: Parameters) -> Climbed:
     Raises:
         UserError: the task's answers are free text, which has no label probabilities to calibrate.
     """
-    from tunesmith.evaluate.answer import calibration_prior
+    from tunesmith.evaluate.answer import calibration_prior, recalibrated
     from tunesmith.recipes._prompting import ask_draws
 
     if shop.task.verbalizer is None:
         raise UserError("calibration needs a task with choices", "Leave the route out for free-text tasks.")
-    chooser = DEMONSTRATIONS.get(parameters.choice)
-    draws = [
-        chooser.choose(shop.train, shop.items, parameters.shots, shop.draw_seed(d), label_of=shop.task.gold) for d in range(parameters.draws)
-    ]
+    start = time.perf_counter()
+    draws = few_shot.demonstrations(shop, parameters)
     priors = [calibration_prior(shop.asker(), draw[0]) for draw in draws]
-    return ask_draws(shop, label(parameters), draws, priors)
+    seconds = time.perf_counter() - start
+    uncalibrated = shop.finished(few_shot.label(parameters))
+    if uncalibrated is None:
+        return ask_draws(shop, label(parameters), draws, priors, seconds)
+    # The same prompts were scored for few-shot; calibration only subtracts, so asking again would give the same numbers.
+    before, predictions = uncalibrated
+    shared = [[recalibrated(p, priors[p.draw]) for p in draw] for draw in by_draw(predictions)]
+    note = f"scores shared with {before.route}; seconds are what finding the prior took"
+    latency = (before.p50_ms, before.p95_ms)
+    return Climbed(shared, before.evaluation_seconds, before.tokens_per_query, latency, seconds, notes=[note])

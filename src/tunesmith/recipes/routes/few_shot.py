@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from tunesmith.core.config import Config
+from tunesmith.core.records import Example
 from tunesmith.core.registry import DEMONSTRATIONS
 from tunesmith.recipes._workload import Sizes, Workload
 
@@ -41,8 +42,11 @@ def climb(shop: Workshop, parameters: Parameters) -> Climbed:
     """Ask every item after the same demonstrations, once a draw."""
     from tunesmith.recipes._prompting import ask_draws
 
-    chooser = DEMONSTRATIONS.get(parameters.choice)
-    draws = [
-        chooser.choose(shop.train, shop.items, parameters.shots, shop.draw_seed(d), label_of=shop.task.gold) for d in range(parameters.draws)
-    ]
-    return ask_draws(shop, label(parameters), draws)
+    return ask_draws(shop, label(parameters), demonstrations(shop, parameters))
+
+
+def demonstrations(shop: Workshop, parameters: Parameters) -> list[list[list[Example]]]:
+    """Return per draw, per item, the examples shown; a draw's number decides them, in whichever route."""
+    choose = DEMONSTRATIONS.get(parameters.choice).choose
+    numbers = range(parameters.draws)
+    return [choose(shop.train, shop.items, parameters.shots, shop.draw_seed(d), label_of=shop.task.gold) for d in numbers]
