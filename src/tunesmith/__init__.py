@@ -16,7 +16,7 @@ _WHERE = {
     "tune": "tunesmith.recipes.tune:run",
     "TuneConfig": "tunesmith.recipes.tune:Config",
 }
-__all__ = ["__version__", *sorted(_WHERE)]
+__all__ = ["LadderConfig", "TuneConfig", "__version__", "generate", "ladder", "load", "score", "tune"]
 
 
 def __getattr__(name: str) -> Any:

@@ -56,7 +56,7 @@ def _build_smollm2(archive: Path, folder: Path) -> None:
     values = source.config.to_dict()
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path", "dtype"):
         values.pop(key, None)
-    model = LlamaForCausalLM(LlamaConfig(**values)).to(torch.bfloat16)
+    model = LlamaForCausalLM(LlamaConfig(**values)).to(dtype=torch.bfloat16)
     model.load_state_dict(source.state_dict())
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

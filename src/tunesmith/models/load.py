@@ -92,10 +92,10 @@ def load(name: str, dtype: str = "auto", device: str = "auto") -> LM:
     place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     if name in toy.NAMES:
         model, tokenizer = toy.build(name)
-        return LM(model.to(place, precision if dtype != "auto" else torch.float32), tokenizer, name, text_hash("toy", name))
+        return LM(model.to(device=place, dtype=precision if dtype != "auto" else torch.float32), tokenizer, name, text_hash("toy", name))
     folder, tokenizer = _open(name)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=precision, use_safetensors=True, trust_remote_code=False)
-    return LM(model.to(place).eval(), tokenizer, name, identity_of(folder))
+    return LM(model.to(device=place).eval(), tokenizer, name, identity_of(folder))
 
 
 def load_tokenizer(name: str) -> Any:

@@ -130,7 +130,7 @@ def _batches(requests: Sequence[Request], shared: int) -> Iterator[list[int]]:
 def _encode_prefix(lm: LM, ids: tuple[int, ...]) -> _Prefix:
     from transformers import DynamicCache
 
-    cache = DynamicCache()
+    cache: Any = DynamicCache()
     lm.model.base_model(input_ids=torch.tensor([ids], device=lm.device), past_key_values=cache, use_cache=True)
     return _Prefix(len(ids), tuple((layer.keys, layer.values) for layer in cache.layers))
 

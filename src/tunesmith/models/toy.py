@@ -55,7 +55,7 @@ def build(name: str, seed: int = 0) -> tuple[Any, Any]:
             max_position_embeddings=512, pad_token_id=tokenizer.pad_token_id)),
         "toy-t5": lambda: T5ForConditionalGeneration(T5Config(
             vocab_size=size, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4,
-            decoder_start_token_id=tokenizer.pad_token_id, **ids)),
+            **{"decoder_start_token_id": tokenizer.pad_token_id}, **ids)),
     }  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -15,7 +15,7 @@ class Config(BaseConfig):
     """Settings of `tunesmith fetch`."""
 
     what: list[Literal["smollm2", "minilm", "hutto", "bigbench"]] = ["smollm2", "minilm", "hutto"]
-    """smollm2 (93 MB), minilm (84 MB), hutto (3 MB: movies, tweets, products, editorials), bigbench (358 MB, only if asked for)"""
+    """smollm2 (93 MB), minilm (84 MB), hutto (3 MB: movies, tweets, products, editorials); bigbench (358 MB) only if named"""
 
 
 def run(config: Config) -> dict[str, Any]:

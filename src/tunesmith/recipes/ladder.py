@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tunesmith.evaluate.report.page import write_html
 from tunesmith.evaluate.report.record import LadderReport, to_json
 from tunesmith.evaluate.report.terminal import table, write_markdown
 from tunesmith.evaluate.results import check_comparable
-from tunesmith.evaluate.verdict import judge
+from tunesmith.evaluate.verdict import is_reference, judge
 from tunesmith.recipes import _orchestrate as orchestrate
 from tunesmith.recipes._climb import by_draw, items_hash
 from tunesmith.stats.compare import Comparison, compare
@@ -57,7 +58,7 @@ class Config(BaseConfig):
     """embedded task, task YAML, or a file with text and label columns"""
     model: str = "smollm2"
     """embedded name, local directory or hub id"""
-    routes: list[str | dict[str, Any]] = _ROUTES
+    routes: list[str | dict[str, Any]] = [*_ROUTES]
     """which routes; "few-shot:shots=8" sets a route's own parameters"""
     baselines: list[str] = _BASELINES
     """rows without a language model"""
@@ -117,12 +118,7 @@ def run(config: Config) -> dict[str, Any]:
     task = load_task(config.task, skip_bad_rows=config.skip_bad_rows)
     folder = Path(config.run_dir or f"runs/ladder-{task.name}")
     command = _command(config)
-    inputs = config.model_dump(
-        exclude={"run_dir", "overwrite", "resume", "routes", "baselines", "ranks", "target", "budget_minutes", "price", "threads"}
-    )
-    ladder_run = Run(
-        folder, {**inputs, "task_rows": items_hash(task.splits.test)}, {"command": command}, config.overwrite or not config.resume
-    )
+    ladder_run = Run(folder, _inputs(config, task), {"command": command}, config.overwrite or not config.resume)
     for warning in task.splits.warnings:
         say(f"note: {warning}")
     say(_announce(config, task, routes))
@@ -168,6 +164,18 @@ def route_specs(config: Config) -> dict[str, dict[str, Any]]:
     return specs
 
 
+def _inputs(config: Config, task: Task) -> dict[str, Any]:
+    """What a finished route depends on; which routes are wanted, and what an hour costs, is not among it."""
+    free = {"run_dir", "overwrite", "resume", "routes", "baselines", "ranks", "target", "budget_minutes", "price", "threads"}
+    return {
+        **config.model_dump(exclude=free),
+        "template": task.template_hash,
+        "metrics": list(task.metrics),
+        "test": items_hash(task.splits.test),
+        "training": items_hash(task.splits.train),
+    }
+
+
 def _quick(config: Config) -> Config:
     return config.model_copy(update={k: min(v, getattr(config, k)) for k, v in _QUICK.items()})
 
@@ -184,7 +192,9 @@ def _compare(config: Config, climbed: list[orchestrate.Climb]) -> Comparison:
     predictions = {r.route: [[p.predicted for p in d] for d in by_draw(ps)] for r, ps in climbed}
     gold = [p.gold for p in by_draw(climbed[0][1])[0]]
     evaluate = METRICS.get(climbed[0][0].metric).evaluate
-    return compare(evaluate, gold, predictions, derive(config.seed, "bootstrap"))
+    # A person is a line to measure against and nothing one could ship: testing against it would only cost power.
+    candidates = [r.route for r, _ in climbed if not is_reference(r)]
+    return compare(evaluate, gold, predictions, derive(config.seed, "bootstrap"), pairs=list(combinations(candidates, 2)))
 
 
 def _report(

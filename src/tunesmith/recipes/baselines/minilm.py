@@ -27,4 +27,4 @@ def predict(task: Task, train: Sequence[Example], items: Sequence[Example], seed
     model.fit(embed_texts([task.template.prompt(e.fields) for e in train]), [task.gold(e) for e in train])
     seconds = time.perf_counter() - start
     predicted = model.predict(embed_texts([task.template.prompt(item.fields) for item in items]))
-    return [str(p) for p in predicted], int(model.coef_.size + model.intercept_.size), seconds
+    return [str(p) for p in predicted], model.coef_.size + len(model.classes_), seconds

@@ -25,9 +25,10 @@ def predict(task: Task, train: Sequence[Example], items: Sequence[Example], seed
     start = time.perf_counter()
     # Single characters count as words too: some languages write them, and some texts hold nothing else.
     features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
-    model = make_pipeline(features, LogisticRegression(C=10.0, max_iter=1000, random_state=seed % 2**31))
+    classifier = LogisticRegression(C=10.0, max_iter=1000, random_state=seed % 2**31)
+    model = make_pipeline(features, classifier)
     texts = [task.template.prompt(example.fields) for example in train]
     model.fit(texts, [task.gold(example) for example in train])
     seconds = time.perf_counter() - start
     predicted = model.predict([task.template.prompt(item.fields) for item in items])
-    return [str(p) for p in predicted], int(model[-1].coef_.size + model[-1].intercept_.size), seconds
+    return [str(p) for p in predicted], classifier.coef_.size + len(classifier.classes_), seconds
