@@ -9,23 +9,31 @@ near miss. Exit codes: 0 done, 1 the work failed, 2 wrong usage or bad input, 13
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import textwrap
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from tunesmith import __version__
 from tunesmith.core.errors import TunesmithError, UserError, near_miss
 from tunesmith.core.registry import RECIPES
 
-_SWITCHES = ("json", "debug", "help")
+_SWITCHES = ("json", "debug")
+_YES_OR_NO = ("true", "false", "yes", "no", "on", "off", "1", "0")
+_WIDTH, _COLUMN = 80, 24
 # Spellings of Hugging Face's trainers, so that nobody has to look a flag up twice.
 _ALIASES = {
     "num_train_epochs": "epochs", "per_device_train_batch_size": "batch_size", "output_dir": "run_dir",
     "resume_from_checkpoint": "resume", "overwrite_output_dir": "overwrite", "max_seq_length": "max_length",
     "lr_scheduler_type": "schedule", "warmup_ratio": "warmup", "max_grad_norm": "clip_norm", "model_name_or_path": "model",
-    "learning_rate": "learning_rate", "optimization_epochs": "optimisation_epochs",
+    "optimization_epochs": "optimisation_epochs",
 }  # fmt: skip
+# A flag's name and what it was given: nothing, the text after "=", or the words after it.
+Settings = list[tuple[str, Any]]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,35 +41,57 @@ def main(arguments: list[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug, as_json = "--debug" in words, "--json" in words
     try:
+        before = signal.signal(signal.SIGTERM, _terminated)
+    except ValueError:  # not the main thread
+        return _guarded(words, debug, as_json)
+    try:
+        return _guarded(words, debug, as_json)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(number: int, frame: Any) -> None:
+    raise SystemExit(143)
+
+
+def _guarded(words: list[str], debug: bool, as_json: bool) -> int:
+    try:
         return _dispatch(words, as_json)
     except TunesmithError as error:
-        if debug:
-            traceback.print_exc()
-        return _fail(f"error: {error}", error.exit_code, as_json)
+        return _fail(f"{'' if error.exit_code >= 128 else 'error: '}{error}", error.exit_code, as_json, debug)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130, as_json)
-    except BrokenPipeError:  # `tunesmith ... | head`
+        return _fail("stopped", 130, as_json, debug)
+    except SystemExit as end:
+        return _fail("stopped", int(end.code or 0), as_json, debug)
+    except BrokenPipeError:  # `tunesmith ... | head` has read enough; nothing may be written at the interpreter's end either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"error: {where}{error.strerror or error}", 1, as_json, debug)
     except Exception as error:
         # The edge of the programme: whatever nobody foresaw still ends in one line and an exit code.
-        if debug:
-            traceback.print_exc()
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(where.filename).name}:{where.lineno}"
+        origin = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(origin.filename).name}:{origin.lineno}"
         message = (
             f"error: {type(error).__name__}: {error} (at {place})\n  This should not happen; --debug shows where it came from."
         )
-        return _fail(message, 1, as_json)
+        return _fail(message, 1, as_json, debug)
 
 
-def _fail(message: str, code: int, as_json: bool) -> int:
+def _fail(message: str, code: int, as_json: bool, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
     print(message, file=sys.stderr)
     if as_json:
-        print(json.dumps({"status": "failed", "error": message.removeprefix("error: "), "exit_code": code}))
+        status = "stopped" if code >= 128 else "failed"
+        print(json.dumps({"status": status, "error": message.removeprefix("error: "), "exit_code": code}, ensure_ascii=False))
     return code
 
 
 def _dispatch(words: list[str], as_json: bool) -> int:
+    if words[:1] == ["help"] and len(words) > 1:
+        words = [words[1], "--help"]
     if not words or words[0] in ("--help", "-h", "help"):
         print(_overview())
         return 0
@@ -81,133 +111,151 @@ def _dispatch(words: list[str], as_json: bool) -> int:
         print(text)
     if as_json:
         print(json.dumps(report, ensure_ascii=False, default=str))
+    sys.stdout.flush()
     return 0
 
 
-def _overview() -> str:
-    width = max(map(len, RECIPES.names()))
-    verbs = [f"  {name:<{width}}  {RECIPES.summary(name)}" for name in RECIPES.names()]
-    return "\n".join([
-        "Tunesmith takes a language model to your task by every route, and proves which is worth its cost.", "",
-        "  tunesmith ladder movies --quick      a first look in minutes",
-        "  tunesmith ladder mine.yaml           your own task: one YAML file beside your rows", "",
-        "Commands:", *verbs, "",
-        "tunesmith COMMAND --help says what a command can be told. Everywhere: --config FILE.yaml, --set key=value,",
-        "--json (one JSON object as the last line), --debug (tracebacks).",
-    ])  # fmt: skip
+def _positionals(recipe: Any) -> tuple[str, ...]:
+    return (recipe.POSITIONAL,) if isinstance(recipe.POSITIONAL, str) else recipe.POSITIONAL
 
 
 def _configure(verb: str, recipe: Any, words: list[str]) -> Any:
-    from tunesmith.core.config import parse_value, read_yaml, set_key, validate
+    """Read the words after a verb into its configuration; a file's keys come first, so flags win."""
+    from tunesmith.core.config import read_yaml, set_key, validate
 
-    names = (recipe.POSITIONAL,) if isinstance(recipe.POSITIONAL, str) else recipe.POSITIONAL
-    known = _keys(recipe.Config)
-    values: dict[str, Any] = {}
-    settings: list[tuple[str, Any]] = []
-    position, at = 0, 0
-    while at < len(words):
-        word = words[at]
-        at += 1
-        if not word.startswith("--") or word == "--":
-            _positional(verb, names, position, word, settings, known)
-            position += 1
-            continue
-        key, equals, value = word[2:].partition("=")
-        if key in _SWITCHES:
-            continue
-        following = [] if equals else _values(words, at, many=known.get(_canonical(key, known), "") == "list")
-        at += len(following)
-        if key in ("config", "set") and not (equals or following):
-            raise UserError(f"--{key} needs a value")
-        text = value if equals else " ".join(following) if len(following) == 1 else following
+    kinds = _kinds(recipe.Config)
+    loose, flags = _split_words(words, lambda key: kinds.get(_canonical(key, kinds), ""))
+    from_files: Settings = []
+    given: Settings = _positional(verb, _positionals(recipe), loose, kinds)
+    for key, value in flags:
+        if key in ("config", "set") and not value:
+            raise UserError(f"--{key} needs a value", f"Write it as --{key} {'FILE.yaml' if key == 'config' else 'key=value'}.")
         if key == "config":
-            values = {**read_yaml(Path(str(text))), **values}
+            path = Path(value[0])
+            from_files += [_setting(verb, kinds, name, setting, f"{path}: ") for name, setting in read_yaml(path).items()]
         elif key == "set":
-            name, found, setting = str(text).partition("=")
+            name, found, setting = value[0].partition("=")
             if not found:
-                raise UserError(f"cannot read --set {text}", "Write it as --set key=value.")
-            settings.append((name, parse_value(setting)))
-        else:
-            settings.append((_check(verb, key, known), _typed(known.get(_canonical(key, known), ""), text, parse_value)))
-    for name, setting in settings:
-        set_key(values, name, setting)
+                raise UserError(f"cannot read --set {name}", "Write it as --set key=value.")
+            given.append(_setting(verb, kinds, name, [setting]))
+        elif key not in _SWITCHES:
+            given.append(_setting(verb, kinds, key, value))
+    values: dict[str, Any] = {}
+    for settings in (from_files, given):
+        # A whole before its parts, in whatever order they were given.
+        for name, setting in sorted(settings, key=lambda one: one[0].count(".")):
+            set_key(values, name, setting)
+    for name in _positionals(recipe):
+        if name not in values and recipe.Config.model_fields[name].is_required():
+            raise UserError(f"{verb} needs {name.upper()}", f"For example: {recipe.EXAMPLES[0]}")
     return validate(recipe.Config, values, verb)
 
 
-def _values(words: list[str], at: int, many: bool) -> list[str]:
-    end = at
-    while end < len(words) and not _is_flag(words[end]) and (many or end == at):
-        end += 1
-    return words[at:end]
+def _split_words(words: Sequence[str], kind_of: Callable[[str], str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Part words into those that stand alone and flags with their values; a list takes all words up to the next flag."""
+    loose: list[str] = []
+    flags: list[tuple[str, list[str]]] = []
+    at = 0
+    while at < len(words):
+        word, at = words[at], at + 1
+        if not _is_flag(word):
+            loose.append(word)
+            continue
+        key, equals, value = word[2:].partition("=")
+        kind = "switch" if key in _SWITCHES else kind_of(key)
+        end = at
+        while not equals and end < len(words) and not _is_flag(words[end]) and _takes(kind, words[end], end - at):
+            end += 1
+        flags.append((key, [value] if equals else list(words[at:end])))
+        at = end
+    return loose, flags
 
 
 def _is_flag(word: str) -> bool:
     return word.startswith("--") and len(word) > 2
 
 
-def _positional(
-    verb: str, names: tuple[str, ...], position: int, word: str, settings: list[tuple[str, Any]], known: dict[str, str]
-) -> None:
-    is_list = known.get(names[-1]) == "list"
-    if position >= len(names) and not is_list:
-        raise UserError(f"'{word}' is one word too many for {verb}", f"See 'tunesmith {verb} --help'; flags begin with --.")
-    name = names[min(position, len(names) - 1)]
-    if is_list:
-        before = [value for key, value in settings if key == name]
-        settings[:] = [(k, v) for k, v in settings if k != name]
-        settings.append((name, [*(before[0] if before else []), word]))
-    else:
-        settings.append((name, word))
+def _takes(kind: str, word: str, already: int) -> bool:
+    if kind == "bool":
+        return already == 0 and word.lower() in _YES_OR_NO
+    return kind == "list" or (kind != "switch" and already == 0)
 
 
-def _typed(kind: str, text: Any, parse_value: Any) -> Any:
-    if kind == "list":
-        words = [text] if isinstance(text, str) else text
-        return [w if ":" in w else parse_value(w) for word in words for w in _split(word)]
-    if kind == "bool" and text == []:
+def _positional(verb: str, names: tuple[str, ...], words: list[str], kinds: dict[str, str]) -> Settings:
+    if kinds.get(names[-1]) == "list":
+        return [(names[-1], words)] if words else []
+    if len(words) > len(names):
+        extra = f"'{words[len(names)]}' is one word too many for {verb}"
+        raise UserError(extra, f"See 'tunesmith {verb} --help'; flags begin with --.")
+    return list(zip(names, words, strict=False))
+
+
+def _setting(verb: str, kinds: dict[str, str], key: str, value: Any, where: str = "") -> tuple[str, Any]:
+    """Check a key and turn its words into a value; what comes from a file (`where`) has its type already."""
+    from tunesmith.core.config import parse_value
+
+    name = _canonical(str(key), kinds)
+    if name in kinds or kinds.get(name.rpartition(".")[0]) == "entry":
+        return name, value if where else _typed(key, kinds.get(name, ""), value)
+    parts = [known for known in kinds if known.startswith(f"{name}.")]
+    if parts and not where and value and value[0].startswith("{"):
+        value = parse_value(value[0])
+    if parts and isinstance(value, dict):
+        return name, value
+    spelled = "{}" if where else "--{}"
+    if parts:
+        raise UserError(
+            f"{where}{spelled.format(key)} has parts of its own", f"Use {' or '.join(map(spelled.format, parts[:3]))}."
+        )
+    near = near_miss(name, kinds if where else [*kinds, "config", "set", *_SWITCHES])
+    fix = near.replace("'", f"'{spelled[:-2]}", 1) if near.startswith("Did") else f"See 'tunesmith {verb} --help'."
+    raise UserError(f"{where}{verb} has no key '{key}'" if where else f"{verb} has no flag --{key}", fix)
+
+
+def _typed(key: str, kind: str, words: list[str]) -> Any:
+    from tunesmith.core.config import parse_value
+
+    if kind == "bool" and not words:
         return True
-    if text == []:
-        raise UserError("a flag needs a value")
-    return text if kind == "str" else parse_value(text)
+    if not words:
+        raise UserError(f"--{key} needs a value")
+    if kind == "list":
+        if len(words) == 1 and words[0].startswith("["):
+            return parse_value(words[0])
+        pieces = [piece for word in words for piece in _split_list(word)]
+        return [] if pieces == ["none"] else [p if ":" in p else parse_value(p) for p in pieces]
+    if kind == "bool":
+        return {"yes": True, "no": False, "on": True, "off": False}.get(words[0].lower(), parse_value(words[0]))
+    return words[0] if kind == "str" else parse_value(words[0])
 
 
-def _split(word: str) -> list[str]:
+def _split_list(word: str) -> list[str]:
     """Split "zero-shot,lora:rank=4,alpha=8" at commas; "key=value" still belongs to the entry before it."""
     pieces: list[str] = []
     for piece in word.split(","):
         if pieces and "=" in piece and ":" not in piece:
             pieces[-1] += f",{piece}"
-        elif piece:
-            pieces.append(piece)
+        elif piece.strip():
+            pieces.append(piece.strip())
     return pieces
 
 
-def _canonical(key: str, known: dict[str, str]) -> str:
+def _canonical(key: str, kinds: dict[str, str]) -> str:
     """Resolve spellings of other tools, and a part's key said without its part ("epochs" for "train.epochs")."""
     key = key.replace("-", "_")
     key = _ALIASES.get(key, key)
-    inner = [name for name in known if name.endswith(f".{key}")]
-    return inner[0] if key not in known and len(inner) == 1 else key
+    inner = [name for name in kinds if name.endswith(f".{key}")]
+    return inner[0] if key not in kinds and len(inner) == 1 else key
 
 
-def _check(verb: str, key: str, known: dict[str, str]) -> str:
-    name = _canonical(key, known)
-    if name not in known and known.get(name.rpartition(".")[0]) != "entry":
-        raise UserError(f"{verb} has no flag --{key}", near_miss(name, [*known, "config", "set", "json", "debug"]))
-    return name
-
-
-def _keys(config: Any, prefix: str = "") -> dict[str, str]:
-    """Return flag -> kind ("str", "bool", "list", "entry" or "value") of a configuration and its parts."""
-    from tunesmith.core.config import Config
-
+def _kinds(config: Any, prefix: str = "") -> dict[str, str]:
+    """Return key -> kind ("str", "bool", "list", "entry" or "value") of a configuration and its parts."""
     found = {}
     for name, field in config.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, Config):
-            found.update(_keys(annotation, f"{prefix}{name}."))
+        if _is_part(field):
+            found.update(_kinds(field.annotation, f"{prefix}{name}."))
             continue
-        text = str(annotation)
+        text = str(field.annotation)
         if text.startswith("list["):
             kind = "list"
         elif "dict[" in text:
@@ -218,33 +266,65 @@ def _keys(config: Any, prefix: str = "") -> dict[str, str]:
     return found
 
 
+def _is_part(field: Any) -> bool:
+    from tunesmith.core.config import Config
+
+    return isinstance(field.annotation, type) and issubclass(field.annotation, Config)
+
+
+def _overview() -> str:
+    width = max(map(len, RECIPES.names())) + 4
+    lines = [
+        *_wrap("Tunesmith takes a language model to your task by every route, and proves which is worth its cost."), "",
+        "  tunesmith ladder movies --quick   a first look in minutes",
+        "  tunesmith ladder mine.yaml        your own task: a YAML file beside your rows", "",
+        "Commands:", *(line for name in RECIPES.names() for line in _entry(name, RECIPES.summary(name), width)), "",
+        *_wrap(
+            "tunesmith COMMAND --help says what a command can be told. Everywhere: --config FILE.yaml, --set key=value, "
+            "--json (one JSON object as the last line), --debug (tracebacks)."
+        ),
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
 def _help(verb: str, recipe: Any) -> str:
-    names = (recipe.POSITIONAL,) if isinstance(recipe.POSITIONAL, str) else recipe.POSITIONAL
-    usage = f"tunesmith {verb} " + " ".join(f"[{n.upper()}]" for n in names) + " [--key value ...]"
-    lines = [RECIPES.summary(verb), "", f"Usage: {usage}", ""]
-    lines += ["Examples:", *(f"  {e}" for e in recipe.EXAMPLES), "", "Keys (flags, or keys of a --config file):"]
+    fields = recipe.Config.model_fields
+    names = [n.upper() if fields[n].is_required() else f"[{n.upper()}]" for n in _positionals(recipe)]
+    lines = [*_wrap(RECIPES.summary(verb)), "", f"Usage: tunesmith {verb} {' '.join(names)} [--key value ...]", "", "Examples:"]
+    lines += [*(f"  {example}" for example in recipe.EXAMPLES), "", "Keys (flags, or keys of a --config file):"]
     return "\n".join([*lines, *_described(recipe.Config, "")])
 
 
 def _described(config: Any, prefix: str) -> list[str]:
-    from tunesmith.core.config import Config
-
     lines = []
     for name, field in config.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
+        if _is_part(field):
             lines += _described(field.annotation, f"{prefix}{name}.")
             continue
-        default = "" if field.is_required() else f" (default {_shown(field.default)})"
-        meaning = " ".join((field.description or "").split())
-        lines.append(f"  --{prefix}{name:<{max(26 - len(prefix), 1)}} {meaning}{default}".rstrip())
+        options = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        default = "" if field.is_required() or field.default is None else _shown(field.default)
+        facts = [", ".join(map(str, options)), f"default {default}" if default else ""]
+        meaning = f"{field.description or ''} ({'; '.join(filter(None, facts))})" if any(facts) else field.description or ""
+        lines += _entry(f"--{prefix}{name}", " ".join(meaning.split()), _COLUMN)
     return lines
+
+
+def _entry(name: str, meaning: str, column: int) -> list[str]:
+    """Lay out a name and its meaning in two columns; a long name stands on a line of its own."""
+    lines = textwrap.wrap(meaning, _WIDTH - column, break_on_hyphens=False) or [""]
+    head = f"  {name}".ljust(column)
+    if len(head) > column or head[-1] != " ":
+        return [head, *(" " * column + line for line in lines if line)]
+    return [f"{head}{lines[0]}".rstrip(), *(" " * column + line for line in lines[1:])]
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH)
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value)) or "none"
-    return (
-        {None: "none", True: "yes", False: "no"}.get(value, str(value))
-        if not isinstance(value, (int, float)) or isinstance(value, bool)
-        else f"{value:g}"
-    )
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)

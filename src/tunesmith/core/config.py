@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,28 +22,56 @@ class Config(BaseModel):
 C = TypeVar("C", bound=Config)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML with what people mean: yes, no, 12:30, 007 and 2024-01-31 are text, 1e-4 is a number, a key stands once."""
+
+    # Version 1.1 of YAML, which the library reads, guesses more than anyone expects of a file with labels in it.
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] in ("null", "merge")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping; a key that stands twice is an error, for one of its values would be lost."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"the key '{key.value}' stands twice"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
+
+
+_WHOLE = r"(?:0|[1-9][0-9]*)"
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", rf"[-+]?{_WHOLE}", "-+0123456789"),
+    ("float", rf"[-+]?(?:{_WHOLE}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list(_first))
+
+
 def parse_value(text: str) -> Any:
     """Read one value from a command line as YAML would: 8 -> int, 1e-4 -> float, true -> bool, a,b stays a string."""
     try:
-        return float(text) if _is_float(text) else yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except yaml.YAMLError:
         return text
 
 
-def _is_float(text: str) -> bool:
-    # YAML 1.1 reads 1e-4 as a string; people mean a number.
-    mantissa, e, exponent = text.lower().partition("e")
-    digits = mantissa.replace(".", "", 1).lstrip("+-")
-    return bool(e) and digits.isdigit() and exponent.lstrip("+-").isdigit()
-
-
 def set_key(values: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set `a.b.c` in nested dictionaries in place; a plain string on the way becomes {"name": string}."""
+    """Set `a.b.c` in nested dictionaries in place; a plain string on the way becomes {"name": string}.
+
+    Raises:
+        UserError: something on the way is a list or a number, which has no keys.
+    """
     *path, last = dotted.split(".")
     for key in path:
         inner = values.get(key)
         if isinstance(inner, str):
             inner = {"name": inner}
+        if not isinstance(inner, Mapping | None):
+            raise UserError(f"cannot set '{dotted}': '{key}' is {inner!r:.60}, which has no keys")
         values[key] = inner = dict(inner or {})
         values = inner
     existing = values.get(last)
@@ -58,7 +87,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: the file is missing, is not YAML or does not hold a mapping; names the line.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(f"there is no file '{path}'", "Check the path.") from None
     except UnicodeDecodeError as error:
@@ -88,7 +117,7 @@ def validate(model: type[C], values: Mapping[str, Any], where: str) -> C:
     except ValidationError as error:
         lines = [_explain(model, problem) for problem in error.errors()]
         raise UserError(
-            f"{where}: {lines[0][0]}", " ".join([lines[0][1], *(f"Also: {m}. {f}".strip() for m, f in lines[1:])])
+            f"{where}: {lines[0][0]}", " ".join(filter(None, [lines[0][1], *(f"Also: {m}. {f}".strip() for m, f in lines[1:])]))
         ) from None
 
 

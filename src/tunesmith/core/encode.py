@@ -2,15 +2,21 @@
 
 Text is tokenised piece by piece (prompt, answer, prompt, ...), so a prompt has the same ids at training time, when it
 is scored and when it is served, and the loss mask is right by construction instead of being searched for afterwards.
+Control tokens are the chat template's alone: where a row or a user writes one, it is read as the text it looks like.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunesmith.core.errors import UserError
 from tunesmith.core.records import Encoded, Message, Segment
+
+# Stand-ins for control tokens inside messages while a template is rendered: a plane of Unicode that is private and empty.
+_FIRST_MARK = 0xF0000
 
 
 def token_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
@@ -54,43 +60,64 @@ def chat_prompt(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, tuple
     """Render a conversation up to where the assistant speaks: the text and its token ids.
 
     Raises:
-        UserError: the model has no chat template, or a message contains one of its control tokens.
+        UserError: the model has no chat template, or it refuses this conversation.
     """
-    text = _render(tokenizer, messages, prompt=True)
-    return text, tuple(tokenizer(text, add_special_tokens=False).input_ids)
+    whole = _render(tokenizer, messages, prompt=True)
+    pieces = [text for text, _ in _pieces(tokenizer, messages) or ()]
+    before = "".join(pieces)
+    # A template that rewrites earlier turns has no pieces to keep; its text is then tokenised as one.
+    parts = [*pieces, whole[len(before) :]] if whole.startswith(before) else [whole]
+    return _unmarked(tokenizer, whole), tuple(i for part in parts for i in _marked_ids(tokenizer, part))
 
 
 def encode_chat(tokenizer: Any, messages: Sequence[Message], example_id: str) -> Encoded:
-    """Encode a conversation; what the assistant says counts, with the token that ends each of its turns.
+    """Encode a conversation; the assistant's turns that count are targets, each with the token that ends it.
+
+    An opening turn of the assistant answers nothing, so it is read and not learned.
 
     Raises:
-        UserError: no chat template, a control token inside a message, no assistant turn, or a template that rewrites
-            earlier turns, so that a prompt would not be the beginning of prompt and answer.
+        UserError: no chat template or one that refuses this conversation, nothing that counts, or a template that
+            rewrites earlier turns, so that a prompt would not be the beginning of prompt and answer.
     """
+    pieces = _pieces(tokenizer, messages)
+    if pieces is None:
+        raise UserError(
+            "this chat template rewrites earlier turns, so prompts are not prefixes", "Use another template or single turns."
+        )
     ids: list[int] = []
     mask: list[bool] = []
+    for text, counts in pieces:
+        piece = _marked_ids(tokenizer, text)
+        ids += piece
+        mask += [counts] * len(piece)
+    if not any(mask):
+        raise UserError("a conversation without an answer of the assistant that counts has nothing to learn")
+    last, counts = pieces[-2]
+    if counts and not last.endswith(tokenizer.eos_token or "\0"):
+        ids.append(_end_id(tokenizer))
+        mask.append(True)
+    return Encoded(tuple(ids), tuple(mask), example_id)
+
+
+def _pieces(tokenizer: Any, messages: Sequence[Message]) -> list[tuple[str, bool]] | None:
+    """Cut a rendered conversation at the borders of what the assistant says: (prompt, answer with its end, rest) a turn.
+
+    None where the template rewrites earlier turns. Prompts are cut at the same places as training rows, because
+    tokenizers join what stands on both sides of a border.
+    """
+    pieces: list[tuple[str, bool]] = []
     done = ""
     for i, message in enumerate(messages):
-        if message.role != "assistant":
+        if message.role != "assistant" or i == 0:
             continue
         before = _render(tokenizer, messages[:i], prompt=True)
         after = _render(tokenizer, messages[: i + 1], prompt=False)
         if not before.startswith(done) or not after.startswith(before):
-            raise UserError(
-                "this chat template rewrites earlier turns, so prompts are not prefixes", "Use another template or single turns."
-            )
+            return None
         answer, rest = _split_at_end(tokenizer, after[len(before) :])
-        for text, counts in ((before[len(done) :], False), (answer, True), (rest, False)):
-            piece = tokenizer(text, add_special_tokens=False).input_ids if text else []
-            ids += piece
-            mask += [counts] * len(piece)
+        pieces += [(before[len(done) :], False), (answer, message.counts), (rest, False)]
         done = after
-    if not any(mask):
-        raise UserError("a conversation without an assistant turn has nothing to learn")
-    if tokenizer.eos_token not in done:
-        ids.append(_end_id(tokenizer))
-        mask.append(True)
-    return Encoded(tuple(ids), tuple(mask), example_id)
+    return pieces
 
 
 def _split_at_end(tokenizer: Any, answer: str) -> tuple[str, str]:
@@ -106,13 +133,40 @@ def _end_id(tokenizer: Any) -> int:
 
 
 def _render(tokenizer: Any, messages: Sequence[Message], prompt: bool) -> str:
+    """Render a conversation with a mark in place of every control token that stands inside a message."""
+    from jinja2 import TemplateError
+
     if not tokenizer.chat_template:
         raise UserError("this model has no chat template", "Use plain text (chat: false) or an instruct model.")
-    for message in messages:
-        for token in tokenizer.all_special_tokens:
-            if token in message.content:
-                raise UserError(
-                    f"a {message.role} message contains the control token {token}", "Remove it: it would end the turn early."
-                )
-    turns = [{"role": m.role, "content": m.content} for m in messages]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt))
+    marks = _marks(tokenizer)
+    tokens = re.compile("|".join(re.escape(t) for t in sorted(marks, key=len, reverse=True)) or "(?!)")
+    turns = [{"role": m.role, "content": tokens.sub(lambda found: marks[found[0]], m.content)} for m in messages]
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt))
+    except (TemplateError, ValueError) as error:
+        roles = ", ".join(m.role for m in messages) or "nothing"
+        raise UserError(f"this model's chat template refuses a conversation of {roles}: {error}") from None
+
+
+@functools.lru_cache(maxsize=8)
+def _marks(tokenizer: Any) -> Mapping[str, str]:
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return {token: chr(_FIRST_MARK + i) for i, token in enumerate(dict.fromkeys([*tokenizer.all_special_tokens, *added]))}
+
+
+def _unmarked(tokenizer: Any, text: str) -> str:
+    for token, mark in _marks(tokenizer).items():
+        text = text.replace(mark, token)
+    return text
+
+
+def _marked_ids(tokenizer: Any, text: str) -> list[int]:
+    """Tokenise rendered text: the template's control tokens are tokens, those behind a mark are the text they look like."""
+    token_of = {mark: token for token, mark in _marks(tokenizer).items()}
+    ids: list[int] = []
+    for part in re.split(f"([{chr(_FIRST_MARK)}-{chr(_FIRST_MARK + len(token_of))}])", text):
+        if part in token_of:
+            ids += token_ids(tokenizer, token_of[part])
+        elif part:
+            ids += tokenizer(part, add_special_tokens=False).input_ids
+    return ids

@@ -45,17 +45,22 @@ def sync_directory(folder: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: beside it, flushed, then renamed over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file whole or not at all: beside it, flushed, then renamed over it.
+
+    Raises:
+        WorkFailed: the disk is full, or the place cannot be written; the old file is as it was.
+    """
     beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            beside.unlink(missing_ok=True)
         raise WorkFailed(f"cannot write {path}: {error.strerror}", "Free some space or choose another --run_dir.") from error
     sync_directory(path.parent)
 

@@ -20,10 +20,10 @@ def duration(seconds: float) -> str:
     """Write seconds as people say them: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s" if seconds < 3570 else f"{minutes // 60} h {minutes % 60} min"
+    whole, minutes = round(seconds), round(seconds / 60)
+    if whole < 100:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class Progress:

@@ -9,10 +9,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation; `counts` False = an answer to read and not to learn."""
 
     role: str
     content: str
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)

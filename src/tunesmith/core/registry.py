@@ -73,7 +73,7 @@ class Registry:
         else:
             given = dict(spec)
             name = given.pop("name", "")
-            if not name:
+            if not name or not isinstance(name, str):
                 raise UserError(f"a {self.kind} needs a name", f"Known: {', '.join(self.names())}.")
         entry = self.get(name)
         return entry, validate(entry.Parameters, given, f"{self.kind} '{name}'")

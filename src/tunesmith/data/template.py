@@ -30,6 +30,10 @@ class Template:
             )
         if self.text.rpartition("{answer}")[2].strip():
             raise UserError("a template must end with {answer}", "What comes after the answer can never be part of a prompt.")
+        if not self.fields:
+            raise UserError(
+                "a template needs a {field} of the rows before {answer}", 'For example "Review: {text}\\nSentiment: {answer}".'
+            )
 
     @property
     def fields(self) -> list[str]:
@@ -55,4 +59,6 @@ def _value(name: str, fields: Mapping[str, Any]) -> str:
     if name not in fields:
         raise UserError(f"the template uses {{{name}}}, which the row does not have", near_miss(name, map(str, fields)))
     value = fields[name]
+    if value is None:
+        raise UserError(f"'{name}' is null")
     return value if isinstance(value, str) else str(value)

@@ -6,11 +6,15 @@ import hashlib
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
+from tunesmith.core.encode import token_ids
+from tunesmith.core.errors import UserError
 from tunesmith.core.records import Example
 from tunesmith.data.prompts import Prompts
+from tunesmith.data.task import Task
 from tunesmith.evaluate.results import Prediction
 from tunesmith.models.generate import Sampling, complete
 from tunesmith.models.load import LM
@@ -18,6 +22,7 @@ from tunesmith.models.score import Request, Scored, score_requests
 
 _NEW_TOKENS = 48
 _TIMED_QUERIES = 16
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -67,16 +72,20 @@ class Asker:
             demonstrations: per item, the examples shown before it.
             prior: label -> log-probability without content, subtracted from the label's score (contextual calibration).
             title: shown with the progress line.
+
+        Raises:
+            UserError: a prompt does not fit the model; names the row.
         """
         shown = demonstrations or [()] * len(items)
         start = time.perf_counter()
         texts, ids = zip(*(self.prompts.prompt(item, d) for item, d in zip(items, shown, strict=True)), strict=True)
+        self._check_lengths(items, ids)
         said = self._choose(ids, prior, title) if self.prompts.task.verbalizer else self._generate(ids, title)
         seconds = time.perf_counter() - start
         predictions = [
             Prediction(
-                id=item.id, where=item.where, text=_shown_text(item), prompt=text, prompt_hash=_hash(tokens), scores=scores,
-                predicted=predicted, gold=self._gold(item), valid=valid, draw=draw,
+                id=item.id, where=item.where, text=shown_text(self.prompts.task, item), prompt=text,
+                prompt_hash=_hash(tokens), scores=scores, predicted=predicted, gold=self._gold(item), valid=valid, draw=draw,
             )
             for item, text, tokens, (predicted, scores, valid) in zip(items, texts, ids, said, strict=True)
         ]  # fmt: skip
@@ -85,15 +94,9 @@ class Asker:
     def latencies(
         self, items: Sequence[Example], demonstrations: Sequence[Sequence[Example]] | None = None
     ) -> tuple[float, float]:
-        """Return p50 and p95 milliseconds of single queries (at most 16), each asked by itself from its text."""
-        shown = demonstrations or [()] * len(items)
-        times = []
-        for item, d in list(zip(items, shown, strict=True))[:_TIMED_QUERIES]:
-            start = time.perf_counter()
-            self.ask([item], [d])
-            times.append(1000 * (time.perf_counter() - start))
-        times.sort()
-        return statistics.median(times), times[min(len(times) - 1, round(0.95 * (len(times) - 1)))]
+        """Return p50 and p95 milliseconds of single queries, each asked by itself from its text."""
+        asked = list(zip(items, demonstrations or [()] * len(items), strict=True))
+        return single_query_ms(lambda query: self.ask([query[0]], [query[1]]), asked)
 
     def label_logprobs(
         self, prompt_ids: Sequence[tuple[int, ...]], title: str = ""
@@ -105,6 +108,16 @@ class Asker:
         scored = score_requests(self.lm, [Request(ids, choices) for ids in prompt_ids], title)
         lengths = [len(c) for c in choices]
         return [verbalizer.label_scores(s.logprobs, lengths) for s in scored], scored
+
+    def _check_lengths(self, items: Sequence[Example], ids: Sequence[tuple[int, ...]]) -> None:
+        verbalizer, most = self.prompts.task.verbalizer, self.lm.context_length
+        answer = max(map(len, self._choices())) - 1 if verbalizer else _NEW_TOKENS
+        for item, tokens in zip(items, ids, strict=True):
+            if len(tokens) + answer > most:
+                raise UserError(
+                    f"{item.where}: its prompt has {len(tokens):,} tokens; {self.lm.name} reads at most {most:,} with the answer",
+                    "Shorten or remove the row, or show fewer demonstrations.",
+                )
 
     def _gold(self, item: Example) -> str:
         gold = self.prompts.task.gold(item)
@@ -133,7 +146,11 @@ class Asker:
         return said
 
     def _generate(self, prompt_ids: Sequence[tuple[int, ...]], title: str) -> list[tuple[str, dict[str, float], bool]]:
-        answers = complete(self.lm, prompt_ids, Sampling(_NEW_TOKENS, temperature=0.0, stop=("\n",)), title=title)
+        # A template may put the answer on a line of its own; that line break must not be taken for the answer's end.
+        lead = self.prompts.task.template.lead if not self.prompts.task.file.chat else ""
+        begun = token_ids(self.lm.tokenizer, lead) if "\n" in lead else ()
+        how = Sampling(_NEW_TOKENS, temperature=0.0, stop=("\n",))
+        answers = complete(self.lm, [(*ids, *begun) for ids in prompt_ids], how, title=title)
         return [(_first_line(a.text), {}, bool(a.text.strip()) and a.stop_reason != "length") for a in answers]
 
 
@@ -157,9 +174,30 @@ def recalibrated(prediction: Prediction, prior: dict[str, float]) -> Prediction:
 
 def content_free_logprobs(scores: Sequence[dict[str, float]]) -> dict[str, float]:
     """Average raw label probabilities over content-free inputs, then normalise; natural logarithms in and out."""
-    raw = {label: sum(math.exp(s[label]) for s in scores) for label in scores[0]}
-    total = sum(raw.values())
-    return {label: math.log(max(value / total, 1e-12)) for label, value in raw.items()}
+    # A label of many tokens has a probability far below the smallest float, so only its logarithm is ever formed.
+    raw = {label: _log_sum([s[label] for s in scores]) for label in scores[0]}
+    total = _log_sum(list(raw.values()))
+    return {label: value - total for label, value in raw.items()}
+
+
+def _log_sum(logprobs: Sequence[float]) -> float:
+    top = max(logprobs)
+    return top + math.log(sum(math.exp(value - top) for value in logprobs))
+
+
+def single_query_ms(ask: Callable[[T], object], queries: Sequence[T]) -> tuple[float, float]:
+    """Return p50 and p95 milliseconds of at most 16 queries asked one at a time.
+
+    The first is asked once before, untimed: what is made on first use is not part of a query.
+    """
+    times = []
+    ask(queries[0])
+    for query in queries[:_TIMED_QUERIES]:
+        start = time.perf_counter()
+        ask(query)
+        times.append(1000 * (time.perf_counter() - start))
+    times.sort()
+    return statistics.median(times), times[round(0.95 * (len(times) - 1))]
 
 
 def accuracy_on(asker: Asker, items: Sequence[Example]) -> float:
@@ -176,7 +214,7 @@ def _first_line(text: str) -> str:
     return text.strip().split("\n")[0].strip()
 
 
-def _shown_text(item: Example) -> str:
-    if isinstance(item.fields.get("text"), str):
-        return item.fields["text"]
-    return "  ".join(f"{k}: {v}" for k, v in item.fields.items())
+def shown_text(task: Task, item: Example) -> str:
+    """Return what a person reads to answer an item: its text, or the fields the template names."""
+    fields = item.fields
+    return fields["text"] if isinstance(fields.get("text"), str) else "  ".join(f"{k}: {fields[k]}" for k in task.template.fields)

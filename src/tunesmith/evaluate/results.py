@@ -132,7 +132,9 @@ def load(folder: Path) -> tuple[RouteResult, list[Prediction]]:
                 row = json.loads(line)
                 row.pop("correct")
                 predictions.append(Prediction(**row))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        if not predictions or len(predictions) != result.n * len(result.draws):
+            raise ValueError(f"predictions.jsonl holds {len(predictions)} of {result.n * len(result.draws)} answers")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"the finished route in {folder} cannot be read ({error})", "Delete that folder to climb it again."
         ) from error

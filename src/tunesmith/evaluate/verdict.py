@@ -91,10 +91,14 @@ def judge(
     best = max(ladder, key=lambda r: r.value)
     level = [r for r in ladder if r is best or difference(comparison, best.route, r.route).verdict != "better"]
     chosen, nothing_apart = level[0], len(level) == len(ladder)
-    rivals = [r for r in level[1:] if nothing_apart or r.kind != chosen.kind]
+    # Always giving one answer is no way of doing the task, so whatever might do better counts against it.
+    rivals = [r for r in level[1:] if nothing_apart or r.kind != chosen.kind or chosen.name == "majority"]
     leads = [difference(comparison, r.route, chosen.route) for r in rivals]
     open_leads = [d for d in leads if d.high > margin]
     details = _details(chosen, ladder, results, comparison)
+    if best.value <= 0:
+        sentence = f"No route has learned the task: not one answer to {best.n:,} items is right ({_metric(best)} 0)."
+        return Verdict(sentence, None, CLEAR, details, best.route)
     if open_leads:
         widest = max(open_leads, key=lambda d: d.value)
         sentence = _undecided(chosen, widest, len(ladder) if nothing_apart else 0)
@@ -103,9 +107,10 @@ def judge(
     if chosen.name == "majority":
         strongest = max(ladder[1:], key=lambda r: r.value)
         d = difference(comparison, strongest.route, chosen.route)
+        reason = "includes 0" if d.low <= 0 <= d.high else f"{numbers.p_value(d.p_holm)} after Holm"
         sentence = (
             f"No route has learned the task: the best of them, {strongest.route}, is not better than always giving the most "
-            f"frequent answer: {_shown(d)} includes 0."
+            f"frequent answer: {_shown(d)}, {reason}."
         )
         return Verdict(sentence, None, CLEAR, details, best.route)
     return Verdict(_headline(chosen, ladder, comparison, cost_of), chosen.route, CLEAR, details, best.route)
@@ -231,7 +236,7 @@ def _details(chosen: RouteResult, ladder: list[RouteResult], results: Sequence[R
         if len(r.draws) > 1 and max(r.draws) - min(r.draws) >= 0.02:
             spread = f"{min(r.draws):.2f} to {max(r.draws):.2f} over {len(r.draws)} draws"
             lines.append(f"{r.route} depends on which demonstrations it is shown: {spread}.")
-        if r.kind != "baseline" and r.valid < 0.9:
-            share = numbers.percent(r.valid)
-            lines.append(f"Left to itself, {r.route} would begin with an allowed answer for only {share} of the items.")
+    astray = [f"{numbers.percent(r.valid)} ({r.route})" for r in ladder if r.kind != "baseline" and r.valid < 0.9]
+    if astray:
+        lines.append(f"Left to itself, the model would begin with an allowed answer for only {', '.join(astray)} of the items.")
     return lines

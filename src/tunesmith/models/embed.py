@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,11 +21,8 @@ def embed_texts(texts: Sequence[str], title: str = "") -> Any:
     Texts longer than 256 tokens are embedded by their first 256, the length the model was trained with.
     """
     import numpy as np
-    from transformers import AutoModel, AutoTokenizer
 
-    folder = embedded.folder_of("minilm")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+    tokenizer, model = _open()
     vectors = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     with torch.inference_mode(), Progress(title, total=len(texts), unit="texts") as progress:
@@ -37,3 +35,12 @@ def embed_texts(texts: Sequence[str], title: str = "") -> Any:
             vectors[chosen] = torch.nn.functional.normalize(mean, dim=-1).numpy()
             progress.advance(len(chosen))
     return vectors
+
+
+@functools.cache
+def _open() -> tuple[Any, Any]:
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = embedded.folder_of("minilm")
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+    return AutoTokenizer.from_pretrained(folder), model

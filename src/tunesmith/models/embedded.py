@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from tunesmith.core import store
 from tunesmith.core.errors import WorkFailed
@@ -56,7 +57,8 @@ def _build_smollm2(archive: Path, folder: Path) -> None:
     values = source.config.to_dict()
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path", "dtype"):
         values.pop(key, None)
-    model = LlamaForCausalLM(LlamaConfig(**values)).to(dtype=torch.bfloat16)
+    model: Any = LlamaForCausalLM(LlamaConfig(**values))
+    model.to(dtype=torch.bfloat16)
     model.load_state_dict(source.state_dict())
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

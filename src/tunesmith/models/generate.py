@@ -5,6 +5,7 @@ A request's random numbers come from its own generator, so its answer does not d
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,8 +20,8 @@ from tunesmith.core.seeds import derive
 from tunesmith.models.load import LM
 
 _BATCH = 32
-# Tokens decoded to look for a stop string: it may begin in the middle of one and end in the middle of another.
-_TAIL = 16
+# Tokens decoded beyond the length of the longest stop string, which may begin and end in the middle of one.
+_TAIL = 8
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,12 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
             raise UserError("generation needs max_new_tokens >= 1, temperature >= 0 and 0 < top_p <= 1")
+        if "" in self.stop:
+            raise UserError("an empty stop string would end every answer before it begins", "Leave it out.")
 
 
 @dataclass
 class _Row:
-    index: int
     prompt: tuple[int, ...]
     generator: torch.Generator
     ids: list[int] = field(default_factory=list)
@@ -55,21 +57,26 @@ class _Row:
 
 def generate(
     lm: LM, prompts: Sequence[str], max_new_tokens: int = 48, temperature: float = 1.0, seed: int = 0, n: int = 1,
-    stop: Sequence[str] = (), top_p: float = 1.0,
+    stop: str | Sequence[str] = (), top_p: float = 1.0,
 ) -> list[list[Completion]]:  # fmt: skip
     """Continue each prompt `n` times.
 
     Returns:
-        Per prompt, its `n` completions. Log-probabilities are those of the distribution sampled from (after temperature).
+        Per prompt, its `n` completions. Log-probabilities are the model's after temperature, before `top_p`.
+
+    Raises:
+        UserError: a prompt is empty or too long, or a setting makes no sense.
     """
     encoded = [with_bos(lm.tokenizer, token_ids(lm.tokenizer, prompt)) for prompt in prompts]
-    sampling = Sampling(max_new_tokens, temperature, top_p, tuple(stop))
+    sampling = Sampling(max_new_tokens, temperature, top_p, (stop,) if isinstance(stop, str) else tuple(stop))
     flat = complete(lm, [ids for ids in encoded for _ in range(n)], sampling, seed)
     return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]
 
 
 def complete(lm: LM, prompts: Sequence[tuple[int, ...]], how: Sampling, seed: int = 0, title: str = "") -> list[Completion]:
     """Continue prompts given as token ids, in request order.
+
+    A sampled answer follows from the seed, its prompt and how many equal prompts stand before it, and from nothing else.
 
     Raises:
         UserError: a prompt is empty, or prompt and answer do not fit the model's context.
@@ -81,7 +88,10 @@ def complete(lm: LM, prompts: Sequence[tuple[int, ...]], how: Sampling, seed: in
             raise UserError(
                 f"a prompt of {len(ids)} tokens and {how.max_new_tokens} new ones exceed the context of {lm.context_length}"
             )
-    rows = [_Row(i, ids, torch.Generator().manual_seed(derive(seed, "sample", i))) for i, ids in enumerate(prompts)]
+    rows, seen = [], Counter[tuple[int, ...]]()
+    for ids in prompts:
+        rows.append(_Row(ids, torch.Generator().manual_seed(derive(seed, "sample", seen[ids], *ids))))
+        seen[ids] += 1
     order = sorted(rows, key=lambda row: -len(row.prompt))
     with torch.inference_mode(), Progress(title, total=len(rows), unit="answers") as progress:
         for start in range(0, len(order), _BATCH):
@@ -152,10 +162,13 @@ def _ended(lm: LM, row: _Row, how: Sampling) -> bool:
     if row.ids[-1] in lm.stop_ids:
         row.stop_reason, row.text = "stop_token", _decode(lm.tokenizer, row.ids[:-1])
         return True
-    if how.stop and any(s in _decode(lm.tokenizer, row.ids[-_TAIL:]) for s in how.stop):
+    # A token stands for at least one byte, so these hold every stop string that the newest token can have completed.
+    tail = row.ids[-max((len(s.encode()) for s in how.stop), default=0) - _TAIL :]
+    if any(s in _decode(lm.tokenizer, tail) for s in how.stop):
         text = _decode(lm.tokenizer, row.ids)
-        row.stop_reason, row.text = "stop_string", text[: min(at for s in how.stop if (at := text.find(s)) >= 0)]
-        return True
+        if found := [at for s in how.stop if (at := text.find(s)) >= 0]:
+            row.stop_reason, row.text = "stop_string", text[: min(found)]
+            return True
     if len(row.ids) >= how.max_new_tokens:
         row.stop_reason, row.text = "length", _decode(lm.tokenizer, row.ids)
         return True

@@ -51,8 +51,8 @@ class LM:
     def stop_ids(self) -> frozenset[int]:
         """Token ids that end an answer."""
         configured = self.model.generation_config.eos_token_id if self.model.can_generate() else None
-        ids = configured if isinstance(configured, list) else [configured, self.tokenizer.eos_token_id]
-        return frozenset(i for i in ids if i is not None)
+        ids = configured if isinstance(configured, list) else [configured]
+        return frozenset(i for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
 
 
 def choose_dtype(dtype: str) -> torch.dtype:
@@ -84,18 +84,54 @@ def load(name: str, dtype: str = "auto", device: str = "auto") -> LM:
     Only safetensors are read, and no code that comes with a model is run.
 
     Raises:
-        UserError: there is no such model, or its directory holds only pickled weights.
+        UserError: there is no such model, its directory holds only pickled weights or not all of them, or it is no
+            decoder whose logits are its output layer's.
     """
-    from transformers import AutoModelForCausalLM
-
     precision = choose_dtype(dtype)
     place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     if name in toy.NAMES:
         model, tokenizer = toy.build(name)
-        return LM(model.to(device=place, dtype=precision if dtype != "auto" else torch.float32), tokenizer, name, text_hash("toy", name))
-    folder, tokenizer = _open(name)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=precision, use_safetensors=True, trust_remote_code=False)
-    return LM(model.to(device=place).eval(), tokenizer, name, identity_of(folder))
+        model = model.to(device=place, dtype=precision if dtype != "auto" else torch.float32)
+        lm = LM(model, tokenizer, name, text_hash("toy", name))
+    else:
+        folder, tokenizer = _open(name)
+        lm = LM(_weights(name, folder, precision).to(device=place).eval(), tokenizer, name, identity_of(folder))
+    _check_decoder(lm)
+    return lm
+
+
+def _weights(name: str, folder: str, precision: torch.dtype) -> Any:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=precision, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"the weights of '{name}' cannot be loaded: {str(error).splitlines()[0]}") from error
+    model, info = loaded
+    if lacking := sorted(info["missing_keys"]):
+        raise UserError(
+            f"'{name}' lacks {len(lacking)} of the weights of a decoder, {lacking[0]} for one; they would be random numbers",
+            "Use a model that was trained to write text.",
+        )
+    return model
+
+
+def _check_decoder(lm: LM) -> None:
+    """Refuse what scoring, generation and training would compute wrongly without a word."""
+    if lm.model.config.is_encoder_decoder or not lm.model.can_generate():
+        raise UserError(f"'{lm.name}' is not a decoder", "Use a model that continues text, for example smollm2.")
+    ids = torch.arange(4, device=lm.device)[None]
+    with torch.inference_mode():
+        whole = lm.model(input_ids=ids).logits
+        parts = lm.model.get_output_embeddings()(lm.model.base_model(input_ids=ids).last_hidden_state)
+    if not torch.allclose(whole, parts, rtol=1e-3, atol=1e-3):
+        raise UserError(
+            f"'{lm.name}' changes its logits after the output layer (scaling or soft-capping), which is not supported",
+            "Use another model, for example smollm2.",
+        )
 
 
 def load_tokenizer(name: str) -> Any:

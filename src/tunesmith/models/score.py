@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from tunesmith.core.encode import token_ids, with_bos
+from tunesmith.core.errors import UserError
 from tunesmith.core.progress import Progress
 from tunesmith.models.load import LM
 
@@ -53,13 +54,19 @@ class _Prefix:
 def score_requests(lm: LM, requests: Sequence[Request], title: str = "", share_prefix: bool = True) -> list[Scored]:
     """Score requests; the answer does not depend on their order or on how they fall into batches.
 
+    Logits are the output layer's of the last hidden state; `load` refuses models that change them afterwards.
+
     Args:
         title: shown with the progress line; "" = silent.
         share_prefix: compute the prompts' common beginning once (off = the plain path, for parity tests).
 
     Returns:
         One `Scored` a request, in request order.
+
+    Raises:
+        UserError: a prompt or a continuation has no tokens, or they exceed the model's context.
     """
+    _check(lm, requests)
     shared = _common_prefix(requests) if share_prefix and len(requests) > 1 else 0
     shared = shared if shared >= _SHORTEST_SHARED_PREFIX else 0
     answers: list[Scored | None] = [None] * len(requests)
@@ -77,6 +84,9 @@ def score(lm: LM, pairs: Sequence[tuple[str, str]]) -> list[float]:
     """Return the summed log-probability (nats) of each continuation after its context, in request order.
 
     Context and continuation are tokenised apart, as at training time, so the context's ids never depend on what follows.
+
+    Raises:
+        UserError: a continuation is empty, or a pair exceeds the model's context.
     """
     requests = []
     for context, continuation in pairs:
@@ -88,6 +98,18 @@ def score(lm: LM, pairs: Sequence[tuple[str, str]]) -> list[float]:
 def _start_id(lm: LM) -> int:
     known = (lm.tokenizer.bos_token_id, lm.tokenizer.eos_token_id, 0)
     return next(i for i in known if i is not None)
+
+
+def _check(lm: LM, requests: Sequence[Request]) -> None:
+    for number, request in enumerate(requests, 1):
+        if not request.prompt or not request.continuations or not all(request.continuations):
+            raise UserError(f"request {number} has a prompt or a continuation without tokens, which cannot be scored")
+        longest = len(request.prompt) + max(map(len, request.continuations)) - 1
+        if longest > lm.context_length:
+            raise UserError(
+                f"request {number} has {longest} tokens, and the model was built for {lm.context_length}",
+                "Shorten the row, or show fewer demonstrations.",
+            )
 
 
 def _common_prefix(requests: Sequence[Request]) -> int:

@@ -21,9 +21,9 @@ def loss(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, dic
         targets: [N] token ids.
 
     Returns:
-        The sum (scalar, float32) and {"correct": tokens whose target had the largest logit}.
+        The sum (scalar, float32 or better) and {"correct": tokens whose target had the largest logit}.
     """
-    logits = logits.float()
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     nll = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
     return nll, {"correct": float((logits.detach().argmax(-1) == targets).sum())}
 

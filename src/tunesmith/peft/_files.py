@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,6 +20,15 @@ from tunesmith.core.registry import PEFT
 _PROBED_TOKENS = 32
 # Mean logit error that rounding alone explains, when an adapter is replayed in another precision than it was saved in.
 _ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
+
+
+@dataclass(frozen=True)
+class Attached:
+    """An adapter on a model: its peft entry and parameters, and its trainable tensors by name."""
+
+    entry: ModuleType
+    parameters: Any
+    trained: dict[str, torch.nn.Parameter]
 
 
 def save_adapter(folder: Path, lm: Any, entry: Any, parameters: Any, prompts: list[tuple[int, ...]], card: str) -> None:
@@ -52,11 +64,8 @@ def save_adapter(folder: Path, lm: Any, entry: Any, parameters: Any, prompts: li
     write_manifest(folder)
 
 
-def load_adapter(lm: Any, folder: Path) -> dict[str, torch.nn.Parameter]:
+def load_adapter(lm: Any, folder: Path) -> Attached:
     """Attach a saved adapter to a loaded base and prove that it is the one that was saved.
-
-    Returns:
-        Its parameters by name.
 
     Raises:
         UserError: not an adapter directory, damaged, pickled, or made for another base.
@@ -77,19 +86,20 @@ def load_adapter(lm: Any, folder: Path) -> dict[str, torch.nn.Parameter]:
         ) from None
     except SafetensorError as error:
         raise UserError(f"{folder}/adapter_model.safetensors is damaged: {error}") from error
-    trained = entry.attach(lm.model, entry.from_peft_config(config), seed=0)
+    parameters = entry.from_peft_config(config)
+    trained = entry.attach(lm.model, parameters, seed=0)
     entry.load_state(lm.model, tensors)
     _replay(lm, folder)
-    return trained
+    return Attached(entry, parameters, trained)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return dict(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{folder} is not an adapter directory: it has no adapter_config.json", "Check the path.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}/adapter_config.json cannot be read: {error}") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{folder}/adapter_config.json cannot be read: {error}", "Use another copy of the adapter.") from None
 
 
 def _probe_logits(lm: Any, prompts: list[tuple[int, ...]]) -> list[list[float]]:
@@ -106,18 +116,31 @@ def _replay(lm: Any, folder: Path) -> None:
     path = folder / "probe.json"
     if not path.is_file():  # an adapter of another library has none
         return
-    probe = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        probe = json.loads(path.read_text(encoding="utf-8"))
+        error, effect = _differences(lm, probe["prompts"])
+        rounding = max(_ROUNDING[lm.dtype], _ROUNDING[getattr(torch, probe["dtype"])])
+        base = probe["base_identity"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise UserError(f"{path} cannot be read: {problem}", "Use another copy of the adapter.") from None
+    if error > rounding or (effect > rounding and error > effect / 2):
+        raise WorkFailed(
+            f"the adapter in {folder} does not behave as it did when it was saved: "
+            f"its probe's logits differ by {error:.3g} on average",
+            f"Load it on the base it was trained on ({base}; this one is {lm.identity}).",
+        )
+
+
+def _differences(lm: Any, prompts: list[Any]) -> tuple[float, float]:
+    """Return the mean differences of the probe's logits: from those saved, and of those saved from those without adapter."""
+    size = lm.model.get_input_embeddings().weight.shape[0]
+    if any(token >= size for p in prompts for token in (*p["prompt_ids"], *p["token_ids"])):
+        return math.inf, math.inf  # this base has fewer tokens than the one it was saved with
     error = effect = 0.0
     count = 0
-    for item, logits in zip(probe["prompts"], _probe_logits(lm, [tuple(p["prompt_ids"]) for p in probe["prompts"]]), strict=True):
+    for item, logits in zip(prompts, _probe_logits(lm, [tuple(p["prompt_ids"]) for p in prompts]), strict=True):
         for token, saved, without in zip(item["token_ids"], item["logits"], item["logits_without_adapter"], strict=True):
             error += abs(logits[token] - saved)
             effect += abs(saved - without)
             count += 1
-    error, effect = error / count, effect / count
-    rounding = max(_ROUNDING[lm.dtype], _ROUNDING[getattr(torch, probe["dtype"])])
-    if error > max(rounding, 0.0) or (effect > rounding and error > effect / 2):
-        raise WorkFailed(
-            f"the adapter in {folder} does not behave as it did when it was saved: its probe's logits differ by {error:.3g} on average",
-            f"Load it on the base it was trained on ({probe['base_identity']}; this one is {lm.identity}).",
-        )
+    return error / max(count, 1), effect / max(count, 1)

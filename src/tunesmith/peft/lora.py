@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
-from tunesmith.core.config import Config
+from tunesmith.core.config import Config, validate
 from tunesmith.core.errors import UserError
 from tunesmith.core.records import WorkedExample
 
@@ -26,14 +27,14 @@ _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "c_attn", "query", "key", 
 class Parameters(Config):
     """What LoRA can be told."""
 
-    rank: int = 16
+    rank: int = Field(16, ge=1)
     """r, the inner dimension of the update"""
-    alpha: float | None = None
+    alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
     """scale of the update is alpha / rank; absent = 2 x rank"""
-    dropout: float = 0.0
+    dropout: float = Field(0.0, ge=0, lt=1)
     """on the input of the LoRA branch only"""
     targets: Literal["all-linear", "attention"] | list[str] = "all-linear"
-    """which linear layers: all but the vocabulary head, those of attention, or names"""
+    """which linear layers: all but the vocabulary head, those of attention, or names (or ends of names)"""
 
     @property
     def scaling(self) -> float:
@@ -42,6 +43,11 @@ class Parameters(Config):
 
 
 LEARNING_RATE = 5e-4
+# Keys of PEFT's adapter_config.json that change what its tensors mean.
+_VARIANTS = (
+    "use_rslora", "use_dora", "use_qalora", "lora_bias", "rank_pattern", "alpha_pattern", "modules_to_save",
+    "trainable_token_indices", "target_parameters", "layer_replication",
+)  # fmt: skip
 
 
 class LoraLinear(nn.Module):
@@ -101,14 +107,9 @@ def _is_linear(module: nn.Module) -> bool:
 
 def _target_names(model: Any, parameters: Parameters) -> list[str]:
     head = model.get_output_embeddings() if callable(getattr(model, "get_output_embeddings", None)) else None
-    wanted = parameters.targets
-    chosen = []
-    for name, module in model.named_modules():
-        last = name.rpartition(".")[2]
-        fits = wanted == "all-linear" or last in (_ATTENTION if wanted == "attention" else wanted)
-        if _is_linear(module) and module is not head and fits:
-            chosen.append(name)
-    return chosen
+    linear = [name for name, module in model.named_modules() if _is_linear(module) and module is not head]
+    wanted = _ATTENTION if parameters.targets == "attention" else parameters.targets
+    return linear if wanted == "all-linear" else [n for n in linear if any(n == w or n.endswith(f".{w}") for w in wanted)]
 
 
 def layers(model: nn.Module) -> dict[str, LoraLinear]:
@@ -173,11 +174,15 @@ def load_state(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
 def to_peft_config(model: nn.Module, parameters: Parameters) -> dict[str, Any]:
     """Return the method's part of PEFT's `adapter_config.json`."""
     attached = layers(model)
+    last = {name.rpartition(".")[2] for name in attached}
+    # PEFT matches the ends of names; where that would catch more layers than these, whole names are written.
+    others = [n for n, m in model.named_modules() if _is_linear(m) and not n.endswith(".base")]
+    ambiguous = any(n.rpartition(".")[2] in last for n in others)
     return {
         "r": parameters.rank,
         "lora_alpha": parameters.scaling * parameters.rank,
         "lora_dropout": parameters.dropout,
-        "target_modules": sorted({name.rpartition(".")[2] for name in attached}),
+        "target_modules": sorted(attached) if ambiguous else sorted(last),
         "fan_in_fan_out": any(layer.transposed for layer in attached.values()),
         "bias": "none",
         "use_rslora": False,
@@ -191,15 +196,19 @@ def from_peft_config(config: dict[str, Any]) -> Parameters:
     Raises:
         UserError: the file asks for a variant that is not implemented.
     """
-    for key in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform"):
+    for key in _VARIANTS:
         if config.get(key):
             raise UserError(f"the adapter uses '{key}', which this version does not read")
     if config.get("bias", "none") != "none":
         raise UserError(f"the adapter trains biases ('{config['bias']}'), which this version does not read")
     targets = config.get("target_modules")
-    targets = targets if isinstance(targets, str) else sorted(targets or [])
-    dropout = config.get("lora_dropout", 0.0)
-    return Parameters.model_validate({"rank": config["r"], "alpha": config["lora_alpha"], "dropout": dropout, "targets": targets})
+    values = {
+        "rank": config.get("r"),
+        "alpha": config.get("lora_alpha"),
+        "dropout": config.get("lora_dropout", 0.0),
+        "targets": sorted(targets) if isinstance(targets, list) else targets,
+    }
+    return validate(Parameters, values, "adapter_config.json")
 
 
 def evaluate(weight: Any, a: Any, b: Any, alpha: float, x: Any) -> list[float]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+
+import torch
 
 from tunesmith.core.records import Encoded
 from tunesmith.core.runs import Run
@@ -35,19 +37,21 @@ def adapt(
     run: Run,
     seed: int,
     validate: Callable[[], float] | None = None,
+    attached: Mapping[str, torch.nn.Parameter] | None = None,
 ) -> Adapted:
     """Attach a peft method to a model and train it on encoded rows with the language-modelling loss.
 
     Args:
         method: peft entry and its parameters.
         validate: () -> value on validation rows, larger is better.
+        attached: tensors of an adapter that is on the model already and is trained further; None = a new one.
 
     Raises:
         UserError: the data would teach nothing or never to stop (see `train.probes`).
     """
     entry, parameters = method
     check_training_data(data, lm.tokenizer, lm.stop_ids)
-    trained = entry.attach(lm.model, parameters, derive(seed, "attach"))
+    trained = attached or entry.attach(lm.model, parameters, derive(seed, "attach"))
     rate = how.learning_rate or entry.LEARNING_RATE
     how = how.model_copy(update={"learning_rate": rate})
 

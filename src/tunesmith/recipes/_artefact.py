@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from safetensors import SafetensorError
+
 from tunesmith import __version__
-from tunesmith.core.files import write_manifest, write_text
+from tunesmith.core.errors import WorkFailed
+from tunesmith.core.files import sync_directory, write_manifest, write_text
 from tunesmith.models.load import LM
 from tunesmith.peft._files import save_adapter
 
 
 def save_artefact(folder: Path, lm: LM, method: tuple[ModuleType, Any], probe_prompts: list[tuple[int, ...]], title: str) -> Path:
-    """Write `adapter/` or `model/` below a run's folder and return it."""
+    """Write `adapter/` or `model/` below a run's folder, whole or not at all, and return it.
+
+    Raises:
+        WorkFailed: the disk could not take it.
+    """
     entry, parameters = method
-    target = folder / entry.SAVES
-    card = _card(lm, entry, title)
-    if entry.SAVES == "adapter":
-        save_adapter(target, lm, entry, parameters, probe_prompts, card)
-        return target
-    target.mkdir(parents=True, exist_ok=True)
-    lm.model.save_pretrained(target)
-    lm.tokenizer.save_pretrained(target)
-    write_text(target / "README.md", card)
-    write_manifest(target)
+    target, stage = folder / entry.SAVES, folder / f".{entry.SAVES}.tmp"
+    shutil.rmtree(stage, ignore_errors=True)
+    try:
+        if entry.SAVES == "adapter":
+            save_adapter(stage, lm, entry, parameters, probe_prompts, _card(lm, entry, title))
+        else:
+            _save_model(stage, lm, _card(lm, entry, title))
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(stage, target)
+        sync_directory(folder)
+    except (OSError, SafetensorError) as error:
+        raise WorkFailed(f"cannot write {target}: {error}", "Free some space; the same command then only saves.") from error
     return target
+
+
+def _save_model(folder: Path, lm: LM, card: str) -> None:
+    folder.mkdir(parents=True)
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    write_text(folder / "README.md", card)
+    write_manifest(folder)
 
 
 def _card(lm: LM, entry: ModuleType, title: str) -> str:

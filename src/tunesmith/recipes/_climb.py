@@ -1,6 +1,7 @@
 """One route, climbed in a process of its own: so its memory is its own, and its failure is too.
 
-`python -m tunesmith.recipes._climb ASSIGNMENT.json` leaves `result.json` and `predictions.jsonl` in the route's folder.
+`python -m tunesmith.recipes._climb ASSIGNMENT.json` leaves `result.json` and `predictions.jsonl` in the route's folder, or
+`FOLDER.failure.json` beside it; the process that asked for it tells the user.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import json
 import re
 import sys
 import time
+import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,6 @@ from typing import Any
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import canonical, text_hash, write_json
 from tunesmith.core.memory import peak_gb
-from tunesmith.core.progress import say
 from tunesmith.core.records import Example
 from tunesmith.core.registry import BASELINES, METRICS, ROUTES
 from tunesmith.core.seeds import derive
@@ -33,8 +34,8 @@ class Assignment:
     """What one process is to climb; plain values, so that it can be written down and sent anywhere.
 
     Attributes:
-        routes: label -> route spec (or baseline name). folder: where each label's result goes.
-        price: {"machine_hour": money} or {"million_tokens": money}, or empty.
+        route: a route's name and parameters, or empty where baselines are climbed.
+        baselines: names of baselines, or empty. folder: where the route's result goes; baselines have folders below it.
     """
 
     task: str
@@ -47,7 +48,6 @@ class Assignment:
     test_rows: int
     guard_rows: int
     train: dict[str, Any]
-    price: dict[str, float]
     skip_bad_rows: bool
     folder: str
     route: dict[str, Any]
@@ -56,13 +56,20 @@ class Assignment:
     @property
     def fingerprint(self) -> str:
         """Hash of everything its result depends on, apart from the rows and weights themselves."""
-        ignored = ("folder", "price", "threads", "baselines")
-        return text_hash(canonical({k: v for k, v in vars(self).items() if k not in ignored}))
+        ignored = ("folder", "threads", "baselines", "task", "skip_bad_rows")
+        values = {key: value for key, value in asdict(self).items() if key not in ignored}
+        for key in ("save_steps", "tokens_per_micro_batch"):
+            values["train"].pop(key)
+        return text_hash(canonical(values))
 
 
 @dataclass
 class Climbed:
-    """What a route hands back: one list of predictions a draw, and what they cost."""
+    """What a route hands back: one list of predictions a draw, and what they cost.
+
+    Attributes:
+        peak_memory_gb: of work done elsewhere; that of this process is counted anyway.
+    """
 
     draws: list[list[Prediction]]
     evaluation_seconds: float
@@ -71,6 +78,7 @@ class Climbed:
     seconds: float = 0.0
     trained_parameters: int = 0
     forgetting: Forgetting | None = None
+    peak_memory_gb: float = 0.0
     notes: list[str] = field(default_factory=list)
 
 
@@ -106,10 +114,11 @@ class Workshop:
 
         return Asker(self.lm, self.prompts, trained)
 
-    def finished(self, route: str) -> tuple[RouteResult, list[Prediction]] | None:
-        """Return a route of this ladder that is finished, by its label; all routes of a ladder share items and settings."""
+    def finished(self, route: str, parameters: dict[str, Any]) -> tuple[RouteResult, list[Prediction]] | None:
+        """Return a finished route of this ladder by its label, if it was climbed with the same parameters."""
         folder = self.folder.parent / folder_name(route)
-        return load(folder) if (folder / "result.json").is_file() else None
+        climbed = load(folder) if (folder / "result.json").is_file() else None
+        return climbed if climbed and climbed[0].parameters == parameters else None
 
     def draw_seed(self, draw: int) -> int:
         """Return the seed of a draw of demonstrations; the same draw shows the same rows in every route."""
@@ -137,7 +146,7 @@ def items_hash(items: Sequence[Example]) -> str:
 def result_of(
     shop: Workshop, label: str, name: str, kind: str, parameters: dict[str, Any], climbed: Climbed, scorer: str
 ) -> RouteResult:
-    """Turn what a route handed back into its row of the ladder; the interval is made later, on shared resamples."""
+    """Turn what a route handed back into its row of the ladder; interval and price are added when it is put in a table."""
     gold = [shop.task.gold(item) for item in shop.items] if kind == "baseline" else [p.gold for p in climbed.draws[0]]
     metrics: dict[str, float] = {}
     per_draw: list[float] = []
@@ -147,20 +156,15 @@ def result_of(
         per_draw = values if number == 0 else per_draw
     answered = sum(map(len, climbed.draws))
     ms = 1000 * climbed.evaluation_seconds / answered
-    price = shop.assignment.price
-    per_1000 = None
-    if "machine_hour" in price:
-        per_1000 = price["machine_hour"] * ms / 3600
-    elif "million_tokens" in price:
-        per_1000 = price["million_tokens"] * climbed.prompt_tokens / 1000
     primary = shop.task.metrics[0]
     return RouteResult(
         route=label, name=name, kind=kind, parameters=parameters, metric=primary, value=metrics[primary], low=metrics[primary],
         high=metrics[primary], n=len(shop.items), draws=per_draw, metrics=metrics,
         valid=sum(p.valid for draw in climbed.draws for p in draw) / answered, trained_parameters=climbed.trained_parameters,
-        seconds=climbed.seconds, evaluation_seconds=climbed.evaluation_seconds, peak_memory_gb=peak_gb(),
-        tokens_per_query=climbed.prompt_tokens, ms_per_query=ms, p50_ms=climbed.latency_ms[0], p95_ms=climbed.latency_ms[1],
-        price_per_1000=per_1000, forgetting=climbed.forgetting, items_hash=items_hash(shop.items),
+        seconds=climbed.seconds, evaluation_seconds=climbed.evaluation_seconds,
+        peak_memory_gb=max(peak_gb(), climbed.peak_memory_gb), tokens_per_query=climbed.prompt_tokens,
+        ms_per_query=ms, p50_ms=climbed.latency_ms[0], p95_ms=climbed.latency_ms[1],
+        price_per_1000=None, forgetting=climbed.forgetting, items_hash=items_hash(shop.items),
         template_hash="" if kind == "baseline" else shop.task.template_hash, scorer=scorer, notes=climbed.notes,
     )  # fmt: skip
 
@@ -177,44 +181,72 @@ def climb_route(shop: Workshop) -> None:
     save(shop.folder, result, [p for draw in climbed.draws for p in draw])
 
 
-def climb_baselines(shop: Workshop) -> None:
-    """Climb the baselines, each into a folder of its own below the assignment's."""
+def climb_baselines(shop: Workshop) -> int:
+    """Climb the baselines, each into a folder of its own below the assignment's; one that fails leaves the others be.
+
+    Returns:
+        The exit code: 0, or that of the last failure.
+    """
+    code = 0
     for name in shop.assignment.baselines:
-        entry = BASELINES.get(name)
-        folder = shop.folder / name
-        if (folder / "result.json").is_file():
-            continue
-        start = time.perf_counter()
-        reason = entry.unsuitable(shop.task)
-        if reason:
-            write_json(folder / "skipped.json", {"reason": reason})
-            continue
-        predicted, trained, fit_seconds = entry.predict(shop.task, shop.train, shop.items, derive(shop.seed, "baseline", name))
-        answering = max(time.perf_counter() - start - fit_seconds, 1e-6)
-        predictions = [
-            Prediction(item.id, item.where, str(item.fields.get("text", "")), "", "", {}, answer, shop.task.gold(item))
-            for item, answer in zip(shop.items, predicted, strict=True)
-        ]
-        each = 1000 * answering / len(predictions)
-        climbed = Climbed([predictions], answering, 0.0, (each, each), fit_seconds, trained)
-        save(folder, result_of(shop, entry.LABEL, name, "baseline", {}, climbed, entry.__name__), predictions)
+        try:
+            climb_baseline(shop, name)
+        except (TunesmithError, ValueError) as error:  # scikit-learn says ValueError where rows cannot be learned from
+            code = _report_failure(shop.folder / name, error)
+    return code
+
+
+def climb_baseline(shop: Workshop, name: str) -> None:
+    """Fit one baseline, let it answer every item, and save its result."""
+    from tunesmith.evaluate.answer import shown_text, single_query_ms
+
+    entry = BASELINES.get(name)
+    predict, trained, seconds = entry.fit(shop.task, shop.train, derive(shop.seed, "baseline", name))
+    latency = single_query_ms(lambda item: predict([item]), shop.items)
+    start = time.perf_counter()
+    answers = predict(shop.items)
+    answering = time.perf_counter() - start
+    predictions = [
+        Prediction(item.id, item.where, shown_text(shop.task, item), "", "", {}, answer, shop.task.gold(item))
+        for item, answer in zip(shop.items, answers, strict=True)
+    ]
+    climbed = Climbed([predictions], answering, 0.0, latency, seconds, trained)
+    save(shop.folder / name, result_of(shop, entry.LABEL, name, "baseline", {}, climbed, entry.__name__), predictions)
+
+
+def failure_file(folder: Path) -> Path:
+    """Return where a process says why it left no result in `folder`: {message, fix, exit_code, traceback}."""
+    return folder.with_name(f"{folder.name}.failure.json")
+
+
+def _report_failure(folder: Path, error: BaseException) -> int:
+    path = failure_file(folder)
+    if isinstance(error, TunesmithError):
+        message, fix, code = error.message, error.fix, error.exit_code
+    else:
+        message, fix, code = f"{type(error).__name__}: {error}", f"{path} says where it came from.", 1
+    lines = traceback.format_exception(error)
+    write_json(path, {"message": message, "fix": fix, "exit_code": code, "traceback": lines})
+    return code
 
 
 def main(path: str) -> int:
     """Climb what the file says; the exit code is that of the command line."""
     assignment = Assignment(**json.loads(Path(path).read_text(encoding="utf-8")))
+    folder = Path(assignment.folder)
+    # Whatever nobody foresaw is said by the process that waits for this one, in one line.
+    sys.excepthook = lambda kind, error, trace: _report_failure(folder, error) and None
     try:
         from tunesmith.recipes._models import quiet_libraries, use_threads
 
         quiet_libraries()
         use_threads(assignment.threads)
         shop = Workshop(assignment)
-        (climb_baselines if assignment.baselines else climb_route)(shop)
+        if assignment.baselines:
+            return climb_baselines(shop)
+        climb_route(shop)
     except TunesmithError as error:
-        say(f"error: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+        return _report_failure(folder, error)
     return 0
 
 

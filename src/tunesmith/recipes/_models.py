@@ -11,7 +11,7 @@ import torch
 from tunesmith.core.errors import UserError
 from tunesmith.models.load import LM
 from tunesmith.models.load import load as load_base
-from tunesmith.peft._files import load_adapter
+from tunesmith.peft._files import Attached, load_adapter
 
 
 def load(model: str, adapter: str | None = None, dtype: str = "auto", device: str = "auto") -> LM:
@@ -21,13 +21,21 @@ def load(model: str, adapter: str | None = None, dtype: str = "auto", device: st
         UserError: no such model or adapter, or they do not fit each other.
         WorkFailed: the adapter's probe does not come back (not applied, or the wrong base).
     """
+    return load_attached(model, adapter, dtype, device)[0]
+
+
+def load_attached(model: str, adapter: str | None, dtype: str = "auto", device: str = "auto") -> tuple[LM, Attached | None]:
+    """Load as `load` does, and return the adapter's own method and tensors too, so that they can be trained further.
+
+    Raises:
+        UserError: no such model or adapter, or they do not fit each other.
+        WorkFailed: the adapter's probe does not come back (not applied, or the wrong base).
+    """
     quiet_libraries()
     if adapter and not Path(adapter).is_dir():
         raise UserError(f"there is no adapter directory '{adapter}'", "Give the folder that holds adapter_config.json.")
     lm = load_base(model, dtype, device)
-    if adapter:
-        load_adapter(lm, Path(adapter))
-    return lm
+    return lm, load_adapter(lm, Path(adapter)) if adapter else None
 
 
 def quiet_libraries() -> None:

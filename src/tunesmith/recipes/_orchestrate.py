@@ -1,51 +1,52 @@
-"""Running a ladder's routes one after another, each in its own process: order, budget, target, estimates."""
+"""Climbing a ladder's baselines and routes one after another: what is finished, what is next, when to stop."""
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tunesmith.core.errors import Interrupted, UserError, WorkFailed
-from tunesmith.core.files import write_json
-from tunesmith.core.progress import duration, say
-from tunesmith.core.registry import METRICS, ROUTES
+from tunesmith.core.errors import UserError, WorkFailed
+from tunesmith.core.progress import say
+from tunesmith.core.registry import BASELINES, METRICS, ROUTES
+from tunesmith.core.seeds import derive
 from tunesmith.data.task import Task
 from tunesmith.evaluate.report.terminal import row
 from tunesmith.evaluate.results import Prediction, RouteResult, load
+from tunesmith.recipes._child import Failure, read_failure, run_child
 from tunesmith.recipes._climb import Assignment, by_draw, folder_name
-from tunesmith.recipes._workload import Sizes, Workload, forward_rate, memory_of, seconds_of, weights_of
+from tunesmith.recipes._estimates import Estimates
+from tunesmith.recipes._ladder_config import LadderConfig
 from tunesmith.stats.compare import Comparison, compare
 
-if TYPE_CHECKING:
-    from tunesmith.recipes.ladder import Config
-
 Climb = tuple[RouteResult, list[Prediction]]
-_BASELINE_FOLDER = "baselines"
-_SECONDS_OF_BASELINES = 30.0
+Routes = Mapping[str, dict[str, Any]]
 
 
-def folder_of(run_folder: Path, label: str) -> Path:
-    """Return where a route's result stands."""
-    return run_folder / "routes" / folder_name(label)
+@dataclass
+class Climbed:
+    """What a ladder has so far.
 
+    Attributes:
+        rows: finished routes with their predictions, in ladder order.
+        skipped: route -> why it was not climbed. failed: the routes among them that were tried.
+    """
 
-def read(folder: Path) -> Climb | None:
-    """Read a finished route with the interval of its value, or return None."""
-    if not (folder / "result.json").is_file():
-        return None
-    result, predictions = load(folder)
-    draws = by_draw(predictions)
-    answers = {result.route: [[p.predicted for p in draw] for draw in draws]}
-    alone = compare(METRICS.get(result.metric).evaluate, [p.gold for p in draws[0]], answers, 0, pairs=[])
-    return with_interval(result, alone), predictions
+    rows: list[Climb] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+
+    def tried(self, routes: Routes) -> bool:
+        """Whether any of these routes has been climbed, well or not."""
+        return any(result.route in routes for result, _ in self.rows) or any(label in routes for label in self.failed)
+
+    def fail(self, label: str, failure: Failure) -> None:
+        """Note, and tell the user, that a route left no result."""
+        say(f"{label}: {failure.message}" + (f"\n  {failure.fix}" if failure.fix else ""))
+        self.skipped[label] = failure.message
+        self.failed.append(label)
 
 
 def with_interval(result: RouteResult, comparison: Comparison) -> RouteResult:
@@ -54,214 +55,133 @@ def with_interval(result: RouteResult, comparison: Comparison) -> RouteResult:
     return replace(result, low=interval.low, high=interval.high)
 
 
-def climb_all(config: Config, task: Task, routes: dict[str, dict[str, Any]], folder: Path) -> tuple[list[Climb], dict[str, str]]:
+def climb_all(config: LadderConfig, full: LadderConfig | None, task: Task, routes: Routes, folder: Path) -> Climbed:
     """Climb baselines and routes that are not finished.
 
-    Returns:
-        Finished routes with their predictions, in ladder order, and route -> reason for those that were not climbed.
+    Args:
+        full: the same ladder without --quick, None where this is it.
+        routes: label -> route with its parameters.
 
     Raises:
-        WorkFailed: nothing could be climbed.
+        UserError: the first route refuses its settings or rows, or a finished one had other parameters or is damaged.
+        WorkFailed: nothing could be climbed, or no route where routes were asked for.
         Interrupted: a signal; what is finished stays finished.
     """
-    start, skipped = time.monotonic(), {}
-    if config.baselines:
-        missing = [b for b in config.baselines if not _known(folder / "routes" / _BASELINE_FOLDER / b)]
-        shown = {path: _show(path) for b in config.baselines if _known(path := folder / "routes" / _BASELINE_FOLDER / b)}
-        if missing:
-            assignment = _assignment(config, folder / "routes" / _BASELINE_FOLDER, {}, config.baselines)
-            _run_child(assignment, lambda: _show_new(folder / "routes" / _BASELINE_FOLDER, config.baselines, shown))
-    climbed = _baselines(config, folder, skipped)
-    estimates = _Estimates(config, task, routes)
+    climbed, start = Climbed(), time.monotonic()
+    finished = {label: read(config, folder_of(folder, label), spec) for label, spec in routes.items()}
+    _climb_baselines(config, task, folder / "routes" / "baselines", climbed)
+    estimates = Estimates(config, full, task, {label: routes[label] for label, climb in finished.items() if climb is None})
     reached = ""
     for label, spec in routes.items():
-        path = folder_of(folder, label)
-        climb = read(path)
-        if climb is None:
-            reason = reached or estimates.over_budget(label, time.monotonic() - start)
-            if reason:
-                skipped[label] = reason
-                continue
-            say(f"climbing {label}" + estimates.promise(label))
-            began = time.monotonic()
-            problem = _run_child(_assignment(config, path, spec, []))
-            climb = read(path)
-            if climb is None:
-                skipped[label] = problem or "it ended without a result"
-                say(f"{label}: {skipped[label]}")
-                continue
+        climb = finished[label]
+        if climb is not None:
             say(row(climb[0]))
-            estimates.learn(label, time.monotonic() - began)
         else:
-            say(row(climb[0]))
-        climbed.append(climb)
+            reason = ROUTES.get(spec["name"]).unsuitable(task) or reached
+            if reason := reason or estimates.over_budget(label, time.monotonic() - start):
+                climbed.skipped[label] = reason
+                continue
+            climb = _climb_route(config, folder_of(folder, label), label, spec, estimates)
+        if isinstance(climb, Failure):
+            # What the first route cannot take (the model, a row, a setting), no other can.
+            if climb.exit_code == 2 and not climbed.tried(routes):
+                raise UserError(climb.message, climb.fix)
+            climbed.fail(label, climb)
+            continue
+        climbed.rows.append(climb)
         if config.target is not None and climb[0].low >= config.target:
-            reached = f"the target of {config.target} was reached by {label}"
-    if not climbed:
-        raise WorkFailed("no route could be climbed: " + "; ".join(f"{k}: {v}" for k, v in skipped.items()))
-    return climbed, skipped
-
-
-def _known(path: Path) -> bool:
-    return (path / "result.json").is_file() or (path / "skipped.json").is_file()
-
-
-def _show(path: Path) -> bool:
-    if climb := read(path):
-        say(row(climb[0]))
-    return True
-
-
-def _show_new(folder: Path, names: list[str], shown: dict[Path, bool]) -> None:
-    for name in names:
-        path = folder / name
-        if path not in shown and _known(path):
-            shown[path] = _show(path)
-
-
-def _baselines(config: Config, folder: Path, skipped: dict[str, str]) -> list[Climb]:
-    climbed: list[Climb] = []
-    for name in config.baselines:
-        path = folder / "routes" / _BASELINE_FOLDER / name
-        if climb := read(path):
-            climbed.append(climb)
-        elif (path / "skipped.json").is_file():
-            skipped[name] = json.loads((path / "skipped.json").read_text(encoding="utf-8"))["reason"]
-        else:
-            skipped[name] = "it failed; the message stands above"
+            reached = f"the target of {config.target:g} was reached by {label}"
+    _check_something(climbed, routes)
     return climbed
 
 
-def _assignment(config: Config, path: Path, spec: dict[str, Any], baselines: list[str]) -> Assignment:
-    return Assignment(
-        task=config.task, model=config.model, dtype=config.dtype, threads=config.threads, seed=config.seed, train_rows=config.train_rows,
-        validation_rows=config.validation_rows, test_rows=config.test_rows, guard_rows=config.guard_rows, train=config.train.model_dump(),
-        price=config.price.model_dump(exclude_none=True), skip_bad_rows=config.skip_bad_rows, folder=str(path), route=spec,
-        baselines=baselines,
-    )  # fmt: skip
+def _climb_route(config: LadderConfig, folder: Path, label: str, spec: dict[str, Any], estimates: Estimates) -> Climb | Failure:
+    say(f"climbing {label}" + estimates.promise(label))
+    began = time.monotonic()
+    failure = run_child(_assignment(config, folder, spec, []))
+    climb = read(config, folder, spec)
+    if climb is None:
+        return failure or Failure("it ended without a result")
+    say(row(climb[0]))
+    estimates.learn(label, time.monotonic() - began)
+    return climb
 
 
-def _run_child(assignment: Assignment, meanwhile: Callable[[], None] = lambda: None) -> str:
-    """Run one assignment in a process of its own; returns why it failed, "" if it did not.
+def _check_something(climbed: Climbed, routes: Routes) -> None:
+    only_baselines = all(result.kind == "baseline" for result, _ in climbed.rows)
+    if not climbed.rows or (only_baselines and any(label in routes for label in climbed.failed)):
+        reasons = "; ".join(f"{label}: {reason}" for label, reason in climbed.skipped.items() if label in routes or not routes)
+        raise WorkFailed(f"no route could be climbed: {reasons or 'none was asked for'}")
+
+
+def _climb_baselines(config: LadderConfig, task: Task, folder: Path, climbed: Climbed) -> None:
+    suited = []
+    for name in dict.fromkeys(config.baselines):
+        if reason := BASELINES.get(name).unsuitable(task):
+            climbed.skipped[name] = reason
+        else:
+            suited.append(name)
+    shown: dict[str, Climb] = {}
+
+    def show() -> None:
+        for name in suited:
+            if name not in shown and (climb := read(config, folder / name)):
+                shown[name] = climb
+                say(row(climb[0]))
+
+    show()
+    missing = [name for name in suited if name not in shown]
+    failure = run_child(_assignment(config, folder, {}, missing), show) if missing else None
+    for name in suited:
+        if name in shown:
+            climbed.rows.append(shown[name])
+        else:
+            climbed.fail(name, read_failure(folder / name) or failure or Failure("it ended without a result"))
+
+
+def folder_of(run_folder: Path, label: str) -> Path:
+    """Return where a route's result stands."""
+    return run_folder / "routes" / folder_name(label)
+
+
+def read(config: LadderConfig, folder: Path, spec: dict[str, Any] | None = None) -> Climb | None:
+    """Read a finished route with the interval of its value and its price, or return None.
+
+    Args:
+        spec: the route's parameters as wanted now; a baseline has none.
 
     Raises:
-        UserError: the route refused its settings or data (exit code 2).
-        Interrupted: a signal reached us; the child was told and has saved what it saves.
+        UserError: its files are damaged, or it was climbed with other parameters.
     """
-    folder = Path(assignment.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder.with_name(f"{folder.name}.assignment.json")
-    write_json(path, asdict(assignment))
-    child = subprocess.Popen([sys.executable, "-m", "tunesmith.recipes._climb", str(path)])
-    before = signal.signal(signal.SIGTERM, lambda number, frame: child.send_signal(signal.SIGTERM)) if _main_thread() else None
-    try:
-        while child.poll() is None:
-            time.sleep(0.1)
-            meanwhile()
-    except KeyboardInterrupt:
-        child.wait()
-        raise Interrupted("stopped; finished routes are kept", 130, "The same command continues from there.") from None
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
-        if child.poll() is None:
-            child.kill()
-            child.wait()
-    meanwhile()
-    path.unlink(missing_ok=True)
-    if child.returncode in (130, 143):
-        raise Interrupted("stopped; finished routes are kept", child.returncode, "The same command continues from there.")
-    if child.returncode == 2:
-        raise UserError("the route above could not be climbed as asked")
-    if child.returncode < 0:
-        name = signal.Signals(-child.returncode).name
-        hint = ", most likely because memory ran out" if name == "SIGKILL" else ""
-        return f"its process was ended by {name}{hint}"
-    return f"it failed with exit code {child.returncode}; the message stands above" if child.returncode else ""
+    if not (folder / "result.json").is_file():
+        return None
+    result, predictions = load(folder)
+    wanted = ROUTES.parameters(spec)[1].model_dump() if spec else {}
+    if other := [key for key, value in wanted.items() if result.parameters.get(key) != value]:
+        change = f"{other[0]} was {result.parameters.get(other[0])}, now {wanted[other[0]]}"
+        raise UserError(
+            f"{folder} holds '{result.route}' climbed with other parameters ({change})",
+            "Choose another --run_dir, or delete that folder to climb it again.",
+        )
+    draws = by_draw(predictions)
+    answers = {result.route: [[p.predicted for p in draw] for draw in draws]}
+    seed = derive(config.seed, "bootstrap")
+    alone = compare(METRICS.get(result.metric).evaluate, [p.gold for p in draws[0]], answers, seed, pairs=[])
+    return replace(with_interval(result, alone), price_per_1000=_price(config, result)), predictions
 
 
-def _main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+def _price(config: LadderConfig, result: RouteResult) -> float | None:
+    if config.price.machine_hour is not None:
+        return config.price.machine_hour * result.ms_per_query / 3600
+    if config.price.million_tokens is not None:
+        return config.price.million_tokens * result.tokens_per_query / 1000
+    return None
 
 
-def sizes_of(config: Config, task: Task) -> Sizes:
-    """Estimate a ladder's sizes without loading a model: four characters a token, weights counted from file headers."""
-    items = task.splits.test[: config.test_rows]
-    train = task.splits.train[: config.train_rows]
-    prompt = sum(len(task.template.prompt(e.fields)) for e in items) / max(len(items), 1) / 4 + 1
-    rows = sum(len(task.template.prompt(e.fields)) + len(task.answer(e)) for e in train) / 4 + 2 * len(train)
-    weights, width = _shape_of(config.model)
-    per_weight = 4 if config.dtype in ("fp32", "float32") else 2
-    return Sizes(
-        items=len(items), prompt_tokens=prompt, train_tokens=rows * config.train.epochs,
-        validation=min(config.validation_rows, len(task.splits.validation)), guard=config.guard_rows, weights=weights,
-        bytes_per_weight=per_weight, micro_batch=config.train.tokens_per_micro_batch, width=width,
+def _assignment(config: LadderConfig, path: Path, spec: dict[str, Any], baselines: list[str]) -> Assignment:
+    return Assignment(
+        task=config.task, model=config.model, dtype=config.dtype, threads=config.threads, seed=config.seed,
+        train_rows=config.train_rows, validation_rows=config.validation_rows, test_rows=config.test_rows,
+        guard_rows=config.guard_rows, train=config.train.model_dump(), skip_bad_rows=config.skip_bad_rows,
+        folder=str(path), route=spec, baselines=baselines,
     )  # fmt: skip
-
-
-def _shape_of(model: str) -> tuple[int, int]:
-    from tunesmith.models import embedded, toy
-
-    if model in toy.NAMES:
-        return 90_816, 128
-    folder = embedded.folder_of(model) if model in embedded.NAMES else Path(model)
-    if not (folder / "config.json").is_file():
-        return 135_000_000, 576 * 30  # a hub id that is not here yet: the estimate is that of the default model
-    shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return weights_of(folder), int(shape.get("hidden_size", 768)) * int(shape.get("num_hidden_layers", 12))
-
-
-def _workload(spec: dict[str, Any], sizes: Sizes) -> Workload:
-    entry, parameters = ROUTES.parameters(spec)
-    return entry.workload(parameters, sizes)
-
-
-def plan(config: Config, task: Task, routes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return what would run, with seconds and memory as estimated from a moment of matrix products on this machine."""
-    sizes = sizes_of(config, task)
-    rate = forward_rate(sizes.weights, config.dtype, config.threads)
-    rows = []
-    for label, spec in routes.items():
-        work = _workload(spec, sizes)
-        rows.append({"route": label, "seconds": round(seconds_of(work, rate), 1), "memory_gb": round(memory_of(work, sizes), 2)})
-    total = sum(r["seconds"] for r in rows) + (_SECONDS_OF_BASELINES if config.baselines else 0.0)
-    return {
-        "task": task.name, "model": config.model, "items": sizes.items, "training_rows": min(config.train_rows, len(task.splits.train)),
-        "routes": rows, "seconds": round(total, 1), "memory_gb": max((r["memory_gb"] for r in rows), default=0.0),
-        "forward_tokens_per_second": round(rate),
-    }  # fmt: skip
-
-
-class _Estimates:
-    """What the rest of a climb will cost, judged by what the routes so far have cost."""
-
-    def __init__(self, config: Config, task: Task, routes: dict[str, dict[str, Any]]) -> None:
-        self.budget = config.budget_minutes
-        sizes = sizes_of(config, task)
-        self.work = {label: _workload(spec, sizes) for label, spec in routes.items()}
-        self.left = list(routes)
-        self.rate = 0.0
-
-    def learn(self, label: str, seconds: float) -> None:
-        """Note what a route took; the first one also tells what all the others will."""
-        first = not self.rate
-        work = self.work[label]
-        self.rate = work.forward_tokens / max(seconds - seconds_of(Workload(0), 1.0), 1.0)
-        self.left = self.left[self.left.index(label) + 1 :]
-        if first and self.left:
-            say(f"the full climb will take about {duration(sum(self._seconds(other) for other in self.left))} more")
-
-    def _seconds(self, label: str) -> float:
-        return seconds_of(self.work[label], self.rate)
-
-    def promise(self, label: str) -> str:
-        """Return " (about 2 min)" once that can be said."""
-        return f" (about {duration(self._seconds(label))})" if self.rate else ""
-
-    def over_budget(self, label: str, spent: float) -> str:
-        """Return why the budget forbids a route, "" if it does not."""
-        if self.budget is None:
-            return ""
-        if spent + (self._seconds(label) if self.rate else 0.0) <= self.budget * 60:
-            return ""
-        return f"it would not have finished within --budget_minutes {self.budget:g}"

@@ -1,4 +1,4 @@
-"""What every prompting route does: ask all items once a draw, and time a few single queries."""
+"""What every prompting route does: time a few single queries, and ask all items once a draw."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ def ask_draws(
         seconds: what choosing the demonstrations took.
     """
     asker = shop.asker()
+    # Single queries come first: they also make whatever is made on first use, which is no part of the batched time.
+    latency = asker.latencies(shop.items, draws[0])
     asked = []
     for number, demonstrations in enumerate(draws):
         name = f"{title} ({number + 1} of {len(draws)})" if len(draws) > 1 else title
@@ -31,6 +33,6 @@ def ask_draws(
         draws=[a.predictions for a in asked],
         evaluation_seconds=sum(a.seconds for a in asked),
         prompt_tokens=sum(a.prompt_tokens for a in asked) / len(asked),
-        latency_ms=asker.latencies(shop.items, draws[0]),
+        latency_ms=latency,
         seconds=seconds,
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +25,17 @@ _CHATS = ("messages", "sharegpt", "alpaca", "prompt_completion")
 
 @dataclass(frozen=True)
 class Rows:
-    """Encoded rows.
+    """Encoded rows; each is named by where it stands, for messages.
 
     Attributes:
         validate: for a task, () -> accuracy on its validation rows; for files, None and `validation` has rows.
+        fingerprint: hash of all that is learned from and chosen by.
     """
 
     train: list[Encoded]
     validation: list[Encoded]
     validate: Callable[[], float] | None
+    fingerprint: str
     warnings: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
@@ -66,10 +68,12 @@ def _task_rows(config: Config, lm: LM) -> Rows:
 
     task = load_task(config.data, skip_bad_rows=config.skip_bad_rows)
     prompts = Prompts(task, lm.tokenizer)
-    train, warnings = _fit_length(config, [prompts.training(e) for e in task.splits.train[: config.train_rows]])
+    train, warnings = _encoded(config, task.splits.train[: config.train_rows], prompts.training)
     held_out = task.splits.validation[: config.validation_rows]
     asker = Asker(lm, prompts, trained=True)
-    return Rows(train, [], (lambda: accuracy_on(asker, held_out)) if held_out else None, [*task.splits.warnings, *warnings])
+    validate = (lambda: accuracy_on(asker, held_out)) if held_out else None
+    fingerprint = text_hash(_fingerprint(train), task.template_hash, *(e.id for e in held_out))
+    return Rows(train, [], validate, fingerprint, [*task.splits.warnings, *warnings])
 
 
 def _file_rows(config: Config, lm: LM, path: Path) -> Rows:
@@ -79,23 +83,29 @@ def _file_rows(config: Config, lm: LM, path: Path) -> Rows:
             f"{path.name} holds {sniffed.convention.replace('_', ' ')} rows, which tune cannot train on by themselves",
             "Write a task YAML that names its template and answer field; see docs/tasks.md.",
         )
-    held_out = {
-        e.id
-        for e in sorted(examples, key=lambda e: text_hash("validation", e.id))[: min(config.validation_rows, len(examples) // 10)]
-    }
-    train = [encode_row(lm.tokenizer, e) for e in examples if e.id not in held_out]
-    train, warnings = _fit_length(config, train[: config.train_rows])
-    validation, _ = _fit_length(config, [encode_row(lm.tokenizer, e) for e in examples if e.id in held_out])
+    # Equal rows stay on one side, because they have one id.
+    ids = sorted({e.id for e in examples}, key=lambda i: text_hash("validation", i))
+    held_out = set(ids[: min(config.validation_rows, len(ids) // 10)])
+    train_rows = [e for e in examples if e.id not in held_out][: config.train_rows]
+    rows = [*train_rows, *(e for e in examples if e.id in held_out)]
+    encoded, warnings = _encoded(config, rows, lambda e: encode_row(lm.tokenizer, e))
+    learned = {e.where for e in train_rows}
+    train = [e for e in encoded if e.example_id in learned]
+    validation = [e for e in encoded if e.example_id not in learned]
     if bad:
         warnings.append(f"{len(bad)} unusable rows were left out; the first: {bad[0].where}: {bad[0].reason}")
-    return Rows(train, validation, None, [*sniffed.warnings, *warnings])
+    fingerprint = text_hash(_fingerprint(train), _fingerprint(validation))
+    return Rows(train, validation, None, fingerprint, [*sniffed.warnings, *warnings])
 
 
-def _fit_length(config: Config, rows: Sequence[Encoded]) -> tuple[list[Encoded], list[str]]:
-    if not rows:
-        return [], []
-    kept, dropped = within_length(rows, config.max_length, config.over_long == "drop")
+def _encoded(config: Config, rows: Sequence[Example], encode: Callable[[Example], Encoded]) -> tuple[list[Encoded], list[str]]:
+    encoded = [replace(encode(e), example_id=e.where) for e in rows]
+    kept, dropped = within_length(encoded, config.max_length, config.over_long == "drop")
     return kept, [f"{dropped} rows longer than {config.max_length} tokens were dropped"] if dropped else []
+
+
+def _fingerprint(rows: Sequence[Encoded]) -> str:
+    return text_hash(*(f"{e.ids} {e.loss_mask}" for e in rows))
 
 
 def encode_row(tokenizer: Any, example: Example) -> Encoded:
@@ -107,15 +117,18 @@ def encode_row(tokenizer: Any, example: Example) -> Encoded:
     fields = example.fields
     try:
         if "messages" in fields:
-            return encode_chat(tokenizer, [Message(m["role"], m["content"]) for m in fields["messages"]], example.id)
+            return encode_chat(tokenizer, _turns(fields["messages"]), example.id)
         if "text" in fields:
             return encode_text(tokenizer, [Segment(fields["text"], True)], example.id)
         prompt, completion = fields["prompt"], fields["completion"]
         if isinstance(prompt, list):
-            turns = [Message(m["role"], m["content"]) for m in [*prompt, *completion]]
-            return encode_chat(tokenizer, turns, example.id)
+            return encode_chat(tokenizer, [*_turns(prompt, counts=False), *_turns(completion)], example.id)
         if tokenizer.chat_template:
             return encode_chat(tokenizer, [Message("user", prompt), Message("assistant", completion)], example.id)
         return encode_text(tokenizer, [Segment(prompt, False), Segment(completion, True)], example.id)
     except UserError as error:
         raise UserError(f"{example.where}: {error.message}", error.fix) from None
+
+
+def _turns(turns: Sequence[Mapping[str, Any]], counts: bool = True) -> list[Message]:
+    return [Message(t["role"], t["content"], counts and t.get("weight", 1) != 0) for t in turns]

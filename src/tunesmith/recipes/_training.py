@@ -7,7 +7,9 @@ import time
 from types import ModuleType
 from typing import Any
 
+from tunesmith.core.errors import UserError
 from tunesmith.core.files import canonical, text_hash, write_json
+from tunesmith.core.records import Encoded
 from tunesmith.core.runs import Run
 from tunesmith.core.seeds import derive
 from tunesmith.evaluate import forgetting
@@ -21,10 +23,13 @@ def climb_trained(shop: Workshop, title: str, method: tuple[ModuleType, Any]) ->
     """Train by a peft method on the task's rows and measure the result.
 
     The guard set is measured before and after with the same prompts; "before" is shared by all trained routes.
+
+    Raises:
+        UserError: a training row is longer than the model reads.
     """
+    data = _encoded(shop)
     before = _guard_before(shop)
     asker = shop.asker(trained=True)
-    data = [shop.prompts.training(example) for example in shop.train]
     run = Run(shop.folder, {"fingerprint": shop.assignment.fingerprint}, {"route": title})
     start = time.perf_counter()
     validate = (lambda: accuracy_on(asker, shop.validation)) if shop.validation else None
@@ -50,6 +55,19 @@ def climb_trained(shop: Workshop, title: str, method: tuple[ModuleType, Any]) ->
         latency_ms=asker.latencies(shop.items), seconds=seconds, trained_parameters=adapted.trained_parameters,
         forgetting=forgetting.compare(before, after) if before and after else None, notes=notes,
     )  # fmt: skip
+
+
+def _encoded(shop: Workshop) -> list[Encoded]:
+    rows = [shop.prompts.training(example) for example in shop.train]
+    most = shop.lm.context_length
+    long = [example for example, row in zip(shop.train, rows, strict=True) if len(row) > most]
+    if long:
+        others = f" (and {len(long) - 1:,} more rows)" if len(long) > 1 else ""
+        raise UserError(
+            f"{long[0].where}: the row is longer than the {most:,} tokens that {shop.lm.name} reads{others}",
+            "Nothing is ever cut: shorten or remove the row.",
+        )
+    return rows
 
 
 def _guard_before(shop: Workshop) -> forgetting.Guard | None:

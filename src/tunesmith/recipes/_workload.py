@@ -63,7 +63,7 @@ def memory_of(work: Workload, sizes: Sizes) -> float:
     return max(work.memory_gb, 0.7 + sizes.weights * sizes.bytes_per_weight * 1.6 / 1e9)
 
 
-def forward_rate(weights: int, dtype: str, threads: int | None) -> float:
+def forward_rate(weights: int, dtype: str) -> float:
     """Measure this machine's matrix products for a moment and return about how many tokens a second a forward pass reads."""
     import time
 

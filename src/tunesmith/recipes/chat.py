@@ -61,7 +61,8 @@ def run(config: Config) -> dict[str, Any]:
         answer = complete(lm, [ids], how, config.seed + len(turns))[0]
         turns.append(Message("assistant", answer.text))
         if not config.say:
-            print(answer.text, flush=True)
+            sys.stdout.write(f"{answer.text}\n")
+            sys.stdout.flush()
     return {"status": "done", "turns": [{"role": t.role, "content": t.content} for t in turns], "single": bool(config.say)}
 
 
@@ -73,7 +74,8 @@ def render(report: dict[str, Any]) -> str:
 def _lines() -> Any:
     prompt = "you> " if sys.stdin.isatty() else ""
     while True:
-        print(prompt, end="", file=sys.stderr, flush=True)
+        sys.stderr.write(prompt)
+        sys.stderr.flush()
         line = sys.stdin.readline()
         if not line or line.strip() in ("/quit", "/exit"):
             return

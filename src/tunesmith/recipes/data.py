@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from tunesmith.core.config import Config as BaseConfig
-from tunesmith.core.config import read_yaml, validate
-from tunesmith.core.errors import UserError
+from tunesmith.core.errors import UserError, unknown
 from tunesmith.core.records import Encoded, Example
 from tunesmith.data import check as x_ray
 from tunesmith.data import formats
-from tunesmith.data.task import Task, TaskFile, embedded_tasks, load_task
+from tunesmith.data.task import Task, embedded_tasks, load_task
+from tunesmith.recipes._estimates import check_model
 
 POSITIONAL = ("action", "what")
 EXAMPLES = ("tunesmith data check rows.jsonl", "tunesmith data check mine.yaml --max_length 512")
@@ -28,10 +31,10 @@ class Config(BaseConfig):
     """a file of rows, an embedded task or a task YAML"""
     model: str = "smollm2"
     """whose tokens are counted"""
-    max_length: int | None = None
+    max_length: int | None = Field(None, ge=1)
     """count rows longer than this many tokens"""
-    samples: int = 2
-    """rows shown token by token; what counts in the loss stands out"""
+    samples: int = Field(2, ge=0)
+    """rows shown as the model reads them; what counts in the loss stands out"""
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -40,12 +43,15 @@ def run(config: Config) -> dict[str, Any]:
     Raises:
         UserError: no such file or task.
     """
+    path = Path(config.what)
+    if config.what not in embedded_tasks() and not path.suffix and not path.exists():
+        raise unknown("task", config.what, embedded_tasks())
+    check_model(config.model)
     from tunesmith.models.load import load_tokenizer
     from tunesmith.recipes._models import quiet_libraries
 
     quiet_libraries()
     tokenizer = load_tokenizer(config.model)
-    path = Path(config.what)
     if config.what in embedded_tasks() or path.suffix in (".yaml", ".yml"):
         checked, encoded = _task(config, tokenizer)
     else:
@@ -59,12 +65,12 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def render(report: dict[str, Any]) -> str:
-    """Return the x-ray and the samples, coloured on a terminal and bracketed elsewhere."""
+    """Return the x-ray and the samples, coloured on a terminal and marked elsewhere."""
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     on, off = ("\033[1;32m", "\033[0m") if coloured else ("«", "»")
-    legend = "\nWhat the model reads; what it learns to say is " + (f"{on}green{off}" if coloured else f"in {on}marks{off}") + ":"
     shown = ["".join(f"{on}{t}{off}" if counts else t for t, counts in sample) for sample in report["samples"]]
-    return "\n".join([report["text"], *([legend] if shown else []), *(f"\n{s}" for s in shown)])
+    legend = f"What the model reads; what it learns to say is {f'{on}green{off}' if coloured else f'in {on}marks{off}'}:"
+    return "\n\n".join([report["text"].rstrip("\n"), *([legend] if shown else []), *shown])
 
 
 def _task(config: Config, tokenizer: Any) -> tuple[x_ray.DataCheck, list[Encoded]]:
@@ -83,29 +89,54 @@ def _splits(config: Config, task: Task) -> dict[str, x_ray.Rows]:
     """The files as they are, leakage included; an embedded source has no files, so its splits are looked at."""
     if task.file.data.source:
         return {name: (getattr(task.splits, name), [], None) for name in ("train", "validation", "test")}
-    file = validate(TaskFile, read_yaml(Path(config.what)), config.what)
-    names = {"train": file.data.train, "validation": file.data.validation, "test": file.data.test}
-    folder = Path(config.what).parent
-    return {k: formats.read(folder / v, skip_bad_rows=True, mapping=file.data.map or None) for k, v in names.items() if v}
+    data, folder = task.file.data, Path(config.what).parent
+    files = {name: folder / path for name in ("train", "validation", "test") if (path := getattr(data, name))}
+    return {name: _rows(path, task) for name, path in files.items()}
+
+
+def _rows(path: Path, task: Task) -> x_ray.Rows:
+    examples, bad, sniffed = formats.read(path, skip_bad_rows=True, mapping=task.file.data.map or None, own_names=True)
+    known = {row.where for row in bad}
+    # Rows the reader takes and the task cannot use: a field the template needs is missing, a label is no choice.
+    unfit = {row.where: row for row in task.splits.bad if row.where not in known}
+    bad += [unfit[e.where] for e in examples if e.where in unfit]
+    return [e for e in examples if e.where not in unfit], bad, sniffed
 
 
 def _file(config: Config, path: Path, tokenizer: Any) -> tuple[x_ray.DataCheck, list[Encoded]]:
-    from tunesmith.recipes._rows import encode_row
-
     examples, bad, sniffed = formats.read(path, skip_bad_rows=True)
+    encode = _encoder(path, sniffed.convention, tokenizer)
 
     def tokens(example: Example) -> int:
-        return len(tokenizer(x_ray.text_of(example), add_special_tokens=False).input_ids)
+        return len(encode(example) or tokenizer(x_ray.text_of(example), add_special_tokens=False).input_ids)
 
     checked = x_ray.check(path.name, {"rows": (examples, bad, sniffed)}, tokens_of=tokens, max_length=config.max_length)
-    trainable = sniffed.convention in ("messages", "sharegpt", "alpaca", "prompt_completion")
-    encoded = []
-    for example in examples[: config.samples] if trainable else []:
+    return checked, [row for row in map(encode, examples[: config.samples]) if row]
+
+
+def _encoder(path: Path, convention: str, tokenizer: Any) -> Callable[[Example], Encoded | None]:
+    """Return what makes a training row of an example; None for one that cannot be trained on as it is."""
+    from tunesmith.data.prompts import Prompts
+    from tunesmith.recipes._rows import encode_row
+
+    make: Callable[[Example], Encoded]
+    if convention == "text_label":
         try:
-            encoded.append(encode_row(tokenizer, example))
-        except UserError:  # a row that cannot be encoded is reported when it is trained on, with the reason
-            continue
-    return checked, encoded
+            make = Prompts(load_task(str(path), skip_bad_rows=True), tokenizer).training
+        except UserError:  # too few labels or rows for a task, which the x-ray says
+            return lambda example: None
+    elif convention in ("messages", "sharegpt", "alpaca", "prompt_completion"):
+        make = lambda example: encode_row(tokenizer, example)  # noqa: E731
+    else:
+        return lambda example: None
+
+    def encode(example: Example) -> Encoded | None:
+        try:
+            return make(example)
+        except UserError:  # reported with its reason when it is trained on
+            return None
+
+    return encode
 
 
 def _sample(tokenizer: Any, encoded: Encoded) -> list[tuple[str, bool]]:
@@ -115,4 +146,9 @@ def _sample(tokenizer: Any, encoded: Encoded) -> list[tuple[str, bool]]:
         if not runs or runs[-1][1] != counts:
             runs.append(([], counts))
         runs[-1][0].append(token)
-    return [(tokenizer.decode(ids), counts) for ids, counts in runs]
+    return [(_visible(tokenizer.decode(ids)), counts) for ids, counts in runs]
+
+
+def _visible(text: str) -> str:
+    # Data may hold codes that would move the cursor, recolour the terminal or turn its text round.
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -54,12 +54,7 @@ def run(config: Config) -> dict[str, Any]:
     from tunesmith.models.generate import generate
     from tunesmith.recipes._models import load, quiet_libraries, use_threads
 
-    if (config.prompt is None) == (config.prompts is None):
-        raise UserError("give either one prompt or --prompts FILE")
-    try:
-        prompts = [config.prompt] if config.prompt else Path(config.prompts or "").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{config.prompts} cannot be read as UTF-8 text ({error})") from None
+    prompts = _prompts(config)
     quiet_libraries()
     use_threads(config.threads)
     lm = load(config.model, config.adapter, config.dtype)
@@ -71,6 +66,22 @@ def run(config: Config) -> dict[str, Any]:
     if config.out:
         write_jsonl(Path(config.out), rows)
     return {"status": "done", "answers": rows, "out": config.out}
+
+
+def _prompts(config: Config) -> list[str]:
+    if (config.prompt is None) == (config.prompts is None):
+        raise UserError("give either one prompt or --prompts FILE")
+    if config.prompts is None:
+        lines, where = [config.prompt or ""], "the prompt"
+    else:
+        where = f"a line of {config.prompts}"
+        try:
+            lines = Path(config.prompts).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{config.prompts} cannot be read as UTF-8 text ({error})") from None
+    if not lines or not all(lines):
+        raise UserError(f"{where} is empty" if lines else f"{config.prompts} is empty", "A model continues at least one word.")
+    return lines
 
 
 def render(report: dict[str, Any]) -> str:

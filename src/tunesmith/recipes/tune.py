@@ -5,14 +5,16 @@ Only the answers count in the loss, divided by the number of counted tokens in t
 
 from __future__ import annotations
 
+import json
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
-from tunesmith.core.files import text_hash, write_json, write_manifest
+from tunesmith.core.files import sha256, write_json, write_manifest
 from tunesmith.core.memory import peak_gb
 from tunesmith.core.progress import say
 from tunesmith.core.registry import PEFT
@@ -21,6 +23,7 @@ from tunesmith.train.parameters import FitParameters
 
 if TYPE_CHECKING:
     from tunesmith.models.load import LM
+    from tunesmith.recipes._rows import Rows
 
 POSITIONAL = "data"
 EXAMPLES = (
@@ -45,7 +48,7 @@ class Config(FitParameters):
     max_length: int = Field(1024, ge=2)
     """longest row in tokens; longer ones stop the run or are dropped, never cut"""
     over_long: Literal["stop", "drop"] = "stop"
-    train_rows: int | None = None
+    train_rows: int | None = Field(None, ge=1)
     """at most this many rows"""
     validation_rows: int = Field(200, ge=0)
     """at most this many rows for choosing the best weights; 0 = none"""
@@ -61,6 +64,18 @@ class Config(FitParameters):
     skip_bad_rows: bool = False
     """go on with the good rows of a file and list the bad ones"""
 
+    @field_validator("peft", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        # --peft.rank 8 by itself speaks of the default method.
+        return {"name": "lora", **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _one_method(self) -> Self:
+        if self.adapter and "peft" in self.model_fields_set:
+            raise ValueError("peft and adapter exclude each other: an adapter is trained further by its own method")
+        return self
+
 
 def run(config: Config) -> dict[str, Any]:
     """Train, save the adapter or model, and report.
@@ -75,36 +90,26 @@ def run(config: Config) -> dict[str, Any]:
     """
     from tunesmith.recipes._adapt import adapt
     from tunesmith.recipes._artefact import save_artefact
-    from tunesmith.recipes._models import load, quiet_libraries, use_threads
+    from tunesmith.recipes._models import load_attached, quiet_libraries, use_threads
     from tunesmith.recipes._rows import read_rows
 
     start = time.monotonic()
     quiet_libraries()
     use_threads(config.threads)
     method = PEFT.parameters(config.peft)
-    lm = load(config.model, config.adapter, config.dtype)
+    lm, adapter = load_attached(config.model, config.adapter, config.dtype)
+    if adapter:
+        method = adapter.entry, adapter.parameters
     rows = read_rows(config, lm)
     folder = Path(config.run_dir or f"runs/tune-{Path(config.data).name.split('.')[0]}")
-    inputs = {
-        **config.model_dump(exclude={"run_dir", "overwrite", "resume", "threads", "save_steps", "tokens_per_micro_batch"}),
-        "model_identity": lm.identity,
-        "rows": text_hash(*(" ".join(map(str, e.ids)) for e in rows.train)),
-    }
-    tune_run = Run(
-        folder,
-        inputs,
-        {"command": f"tunesmith tune {config.data}", "parents": [config.adapter] if config.adapter else []},
-        config.overwrite or not config.resume,
-    )
-    say(
-        f"{rows.describe()}; training {method[0].__name__.rpartition('.')[2]} on {config.model}, {str(lm.dtype).removeprefix('torch.')}"
-    )
-    adapted = adapt(
-        lm, method, rows.train, config, tune_run, config.seed, _validator(lm, rows) if rows.validation or rows.validate else None
-    )
-    artefact = save_artefact(
-        folder, lm, method, [e.ids[: e.loss_mask.index(True)] or e.ids[:1] for e in rows.train[:3]], "Fine-tuning"
-    )
+    about = {"command": _command(config), "parents": [config.adapter] if config.adapter else []}
+    tune_run = Run(folder, _inputs(config, lm, rows), about, config.overwrite or not config.resume)
+    what = f"{method[0].__name__.rpartition('.')[2]} on {config.model}, {str(lm.dtype).removeprefix('torch.')}"
+    say(f"{rows.describe()}; training {what}")
+    validate, attached = _validator(lm, rows), adapter.trained if adapter else None
+    adapted = adapt(lm, method, rows.train, config, tune_run, config.seed, validate, attached)
+    prompts = [e.ids[: e.loss_mask.index(True)] or e.ids[:1] for e in rows.train[:3]]
+    artefact = save_artefact(folder, lm, method, prompts, "Fine-tuning")
     fitted = adapted.fitted
     report = {
         "status": "done", "run_dir": str(folder), "artefact": str(artefact), "seconds": fitted.seconds,
@@ -118,11 +123,31 @@ def run(config: Config) -> dict[str, Any]:
     return report
 
 
+def _inputs(config: Config, lm: LM, rows: Rows) -> dict[str, Any]:
+    """Return all that the trained weights follow from; a run directory made from other inputs is not continued."""
+    harmless = {"run_dir", "overwrite", "resume", "threads", "save_steps", "tokens_per_micro_batch"}
+    weights = Path(config.adapter) / "adapter_model.safetensors" if config.adapter else None
+    return {
+        **config.model_dump(exclude=harmless),
+        "model_identity": lm.identity,
+        "adapter_sha256": sha256(weights) if weights else None,
+        "rows": rows.fingerprint,
+    }
+
+
+def _command(config: Config) -> str:
+    """Return the command that makes, or goes on with, this run."""
+    given = config.model_dump(exclude_defaults=True, exclude={"data", "overwrite", "resume"})
+    words = [w for k, v in given.items() for w in ("--set", f"{k}={v if isinstance(v, str) else json.dumps(v)}")]
+    return shlex.join(["tunesmith", "tune", config.data, *words])
+
+
 def render(report: dict[str, Any]) -> str:
     """Return what a person wants to know after a training."""
     lines = [
-        f"trained {report['trained_parameters']:,} parameters in {report['steps']} steps, {report['tokens']:,} tokens "
-        f"at {report['tokens_per_second']:,.0f} tokens/s; final loss {report['final_loss']:.3f}; peak {report['peak_memory_gb']:.1f} GB",
+        f"trained {report['trained_parameters']:,} parameters in {report['steps']} steps, {report['tokens']:,} tokens at "
+        f"{report['tokens_per_second']:,.0f} tokens/s; final loss {report['final_loss']:.3f}; "
+        f"peak {report['peak_memory_gb']:.1f} GB",
         f"saved to {report['artefact']}",
     ]
     if "adapter" in Path(report["artefact"]).name:
@@ -130,9 +155,9 @@ def render(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _validator(lm: LM, rows: Any) -> Callable[[], float]:
-    """Larger is better: the task's accuracy, or minus the loss on held-out rows."""
-    if rows.validate:
+def _validator(lm: LM, rows: Rows) -> Callable[[], float] | None:
+    """Larger is better: the task's accuracy, or minus the loss on held-out rows; None without such rows."""
+    if rows.validate or not rows.validation:
         return rows.validate
 
     def minus_loss() -> float:

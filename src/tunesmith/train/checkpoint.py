@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tunesmith.core.errors import WorkFailed
@@ -34,6 +35,8 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, torch.Tenso
     """
     final = folder / f"step-{step:08d}"
     stage = folder / f".{final.name}.tmp-{os.getpid()}"
+    if final.is_dir() and not verify_manifest(final):
+        return final
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
@@ -48,9 +51,9 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, torch.Tenso
         shutil.rmtree(final, ignore_errors=True)
         os.replace(stage, final)
         sync_directory(folder)
-    except (OSError, WorkFailed) as error:
+    except (OSError, SafetensorError, WorkFailed) as error:
         shutil.rmtree(stage, ignore_errors=True)
-        say(f"WARNING: checkpoint {step} could not be written ({error}); training goes on, earlier checkpoints are kept")
+        say(f"WARNING: checkpoint {step} could not be written ({_why(error)}); training goes on, earlier checkpoints are kept")
         return None
     if problem := verify_manifest(final):
         say(f"WARNING: checkpoint {step} did not read back as written ({problem}); earlier checkpoints are kept")
@@ -71,6 +74,10 @@ def latest(folder: Path) -> tuple[int, dict[str, dict[str, torch.Tensor]], dict[
         tensors = {path.stem: load_file(path) for path in candidate.glob("*.safetensors")}
         return int(candidate.name.removeprefix("step-")), tensors, state
     return None
+
+
+def _why(error: Exception) -> str:
+    return error.message if isinstance(error, WorkFailed) else str(error)
 
 
 def _all(folder: Path) -> list[Path]:

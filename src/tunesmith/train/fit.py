@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,6 +23,8 @@ from tunesmith.data.collate import Batch, epoch_order, micro_batches
 from tunesmith.train import checkpoint
 from tunesmith.train.parameters import FitParameters
 from tunesmith.train.update import Updater, restore, schedule_factor, weights
+
+LossOf = Callable[[Batch], tuple[torch.Tensor, int]]
 
 
 @dataclass(frozen=True)
@@ -42,22 +46,6 @@ class Fitted:
     stopped_early: bool
 
 
-LossOf = Callable[[Batch], tuple[torch.Tensor, int]]
-
-
-class _Position:
-    """Everything that changes from step to step, apart from tensors."""
-
-    def __init__(self) -> None:
-        self.step = 0
-        self.losses: list[float] = []
-        self.tokens = self.supervised = 0
-        self.seconds = 0.0
-        self.best: float | None = None
-        self.since_best = 0
-        self.finished = False
-
-
 def fit(
     loss_of: LossOf,
     parameters: Mapping[str, torch.nn.Parameter],
@@ -70,7 +58,8 @@ def fit(
 ) -> Fitted:
     """Train parameters on data until the steps are done, patience runs out or a signal asks to stop.
 
-    A killed run continues from its newest verified checkpoint and ends with the same bits as one never killed.
+    A killed run continues from its newest verified checkpoint and ends with the same bits as one never killed. With
+    `evaluate`, the weights with the best value are the ones that stay.
 
     Args:
         loss_of: batch -> (summed loss over the tokens that count, their number).
@@ -78,74 +67,150 @@ def fit(
         evaluate: () -> a value where larger is better, measured on validation rows.
 
     Raises:
-        WorkFailed: loss or gradient is not finite; finite weights are on disk, and the samples are named.
+        WorkFailed: loss, gradient, weights or the value of `evaluate` are not finite; finite weights are on disk, and
+            the samples are named.
         Interrupted: SIGINT or SIGTERM; the step was finished and saved.
     """
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    updater = Updater(parameters, how.weight_decay, how.clip_norm)
-    position, kept = _Position(), weights(parameters)
-    folder = run.folder / "checkpoints"
-    lengths = [len(e) for e in data]
-    rows_per_step = how.batch_size * how.gradient_accumulation_steps
-    per_epoch = math.ceil(len(data) / rows_per_step)
-    total = how.max_steps or max(math.ceil(per_epoch * how.epochs), 1)
-    if resumed := checkpoint.latest(folder):
-        _, tensors, state = resumed
-        kept = _resume(updater, position, tensors, state)
-        say(f"{title}: going on after step {position.step} of {total}")
+    plan = _Plan(data, how, seed)
+    state = _State(Updater(parameters, how.weight_decay, how.clip_norm), run.folder / "checkpoints")
+    position = state.position
+    if state.resume():
+        say(f"{title}: going on after step {position.step} of {plan.total}")
     run.forget_after(position.step)
-    marks = {round(total * (i + 1) / how.evaluations) for i in range(how.evaluations)} if evaluate else set()
-
-    def save() -> None:
-        state = {k: v for k, v in vars(position).items()}
-        tensors = {"optimizer": updater.state(), "best": kept, "random": {"torch": torch.get_rng_state()}}
-        checkpoint.save(folder, position.step, tensors, state)
-
-    with _Signals() as signals, Progress(title, total=total, unit="steps") as progress:
+    with _deterministic(), _Signals() as signals, Progress(title, total=plan.total, unit="steps") as progress:
         progress.advance(position.step)
-        while position.step < total and not position.finished:
-            epoch, index = divmod(position.step, per_epoch)
-            rows = epoch_order(lengths, rows_per_step, seed, epoch)[index]
-            # Dropout draws from here, so a step's randomness is its own and not the history's.
-            torch.manual_seed(derive(seed, "step", position.step))
-            report = _step(loss_of, updater, [data[i] for i in rows], how, position, total)
-            if problem := report.pop("problem", None):
-                save()
-                raise WorkFailed(*problem)
-            if position.step in marks and evaluate:
-                kept = _judge(evaluate(), position, parameters, kept, how.patience)
-                report["validation"] = position.best if position.since_best == 0 else report.get("validation")
-            run.log({"step": position.step, **report})
+        while position.step < plan.total and not position.finished:
+            try:
+                report = _step(loss_of, state, plan)
+            except WorkFailed:
+                state.save()
+                raise
+            if evaluate and plan.evaluates_after(position.step):
+                report["validation"] = state.judge(evaluate(), how.patience)
+            _log(run, {"step": position.step, **report})
             progress.advance(1, f"loss {position.losses[-1]:.3f}  {_rate(position)}  {resident_gb():.1f} GB")
-            if signals.caught or position.step % how.save_steps == 0 or position.step == total or position.finished:
-                save()
-            signals.raise_if_caught(position.step)
-    if position.best is not None:
-        restore(parameters, kept)
-    early = position.finished and position.step < total
+            last = position.finished or position.step == plan.total
+            saved = state.save() if signals.caught or last or position.step % how.save_steps == 0 else False
+            signals.raise_if_caught(position.step, saved)
+    if state.best:
+        restore(parameters, state.best)
+    early = position.finished and position.step < plan.total
     return Fitted(position.step, position.losses, position.tokens, position.supervised, position.seconds, position.best, early)
 
 
-def _step(
-    loss_of: LossOf, updater: Updater, examples: list[Encoded], how: FitParameters, position: _Position, total: int
-) -> dict[str, Any]:
-    """Make one update and move the position on; returns what to log, or {"problem": (message, fix)} with nothing changed."""
+class _Plan:
+    """Which rows make which step, and how fast it learns: a function of the arguments alone, so a resumed run follows it too."""
+
+    def __init__(self, data: Sequence[Encoded], how: FitParameters, seed: int) -> None:
+        self.data, self.how, self.seed = data, how, seed
+        self._lengths = [len(e) for e in data]
+        self._rows_per_step = how.batch_size * how.gradient_accumulation_steps
+        self._per_epoch = math.ceil(len(data) / self._rows_per_step)
+        self.total = how.max_steps or max(math.ceil(self._per_epoch * how.epochs), 1)
+        self._marks = {round(self.total * (i + 1) / how.evaluations) for i in range(how.evaluations)}
+        self._order: tuple[int, list[list[int]]] = (-1, [])
+
+    def examples(self, step: int) -> list[Encoded]:
+        """Return the rows of step `step`, counted from 0."""
+        epoch, index = divmod(step, self._per_epoch)
+        if self._order[0] != epoch:
+            self._order = epoch, epoch_order(self._lengths, self._rows_per_step, self.seed, epoch)
+        return [self.data[i] for i in self._order[1][index]]
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of step `step`, counted from 0."""
+        factor = schedule_factor(self.how.schedule, step, self.total, round(self.how.warmup * self.total))
+        return (self.how.learning_rate or 0.0) * factor
+
+    def evaluates_after(self, steps: int) -> bool:
+        """Whether it is time to evaluate after so many steps."""
+        return steps in self._marks
+
+
+@dataclass
+class _Position:
+    """Everything that changes from step to step, apart from tensors."""
+
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    tokens: int = 0
+    supervised: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+    since_best: int = 0
+    finished: bool = False
+
+
+class _State:
+    """What a checkpoint holds: optimizer with its weights, position, and the best weights so far."""
+
+    def __init__(self, updater: Updater, folder: Path) -> None:
+        self.updater, self.folder = updater, folder
+        self.position = _Position()
+        self.best: dict[str, torch.Tensor] = {}
+
+    def resume(self) -> bool:
+        """Take up the newest checkpoint, if there is one."""
+        found = checkpoint.latest(self.folder)
+        if found is None:
+            return False
+        _, tensors, values = found
+        self.updater.load_state(tensors["optimizer"])
+        self.best = tensors["best"]
+        for key, value in values.items():
+            setattr(self.position, key, value)
+        return True
+
+    def save(self) -> bool:
+        """Write a checkpoint; False where the disk could not take it."""
+        if name := self.updater.not_finite():
+            raise WorkFailed(
+                f"after step {self.position.step} the weights of {name} are not finite, so they were not saved",
+                "Lower --learning_rate. Earlier checkpoints are finite and kept.",
+            )
+        tensors = {"optimizer": self.updater.state(), "best": self.best}
+        return checkpoint.save(self.folder, self.position.step, tensors, vars(self.position)) is not None
+
+    def judge(self, value: float, patience: int) -> float:
+        """Keep the weights if `value` is the best so far, count otherwise; return it."""
+        position = self.position
+        if not math.isfinite(value):
+            raise WorkFailed(
+                f"the value on the validation rows after step {position.step} is {value}",
+                "Look at these rows, or lower --learning_rate. Earlier checkpoints are kept.",
+            )
+        if position.best is None or value > position.best:
+            position.best, position.since_best = value, 0
+            self.best = weights(self.updater.parameters)
+        else:
+            position.since_best += 1
+            position.finished = position.since_best >= patience
+        return value
+
+
+def _step(loss_of: LossOf, state: _State, plan: _Plan) -> dict[str, float]:
+    """Make one update and move the position on; returns what to log."""
     start = time.perf_counter()
+    position, updater = state.position, state.updater
+    examples = plan.examples(position.step)
+    # Dropout draws from here, so a step's randomness is its own and not the history's.
+    torch.manual_seed(derive(plan.seed, "step", position.step))
     # The first token of a row is predicted from nothing and so never counts.
     counted = sum(sum(e.loss_mask[1:]) for e in examples)
     loss = 0.0
-    for batch in micro_batches(examples, how.tokens_per_micro_batch):
+    for batch in micro_batches(examples, plan.how.tokens_per_micro_batch):
         nll, _ = loss_of(batch)
         value = float(nll.detach())
         if not math.isfinite(value):
             updater.clear()
-            return {"problem": _not_finite("loss", value, position.step + 1, batch.example_ids)}
+            raise _not_finite("loss", value, position.step + 1, batch.example_ids)
         (nll / counted).backward()
+        updater.gather()
         loss += value / counted
-    rate = (how.learning_rate or 0.0) * schedule_factor(how.schedule, position.step, total, round(how.warmup * total))
+    rate = plan.learning_rate(position.step)
     norm = updater.step(rate)
     if not math.isfinite(norm):
-        return {"problem": _not_finite("gradient", norm, position.step + 1, tuple(e.example_id for e in examples))}
+        raise _not_finite("gradient", norm, position.step + 1, [e.example_id for e in examples])
     position.step += 1
     position.losses.append(loss)
     position.tokens += sum(len(e) for e in examples)
@@ -154,37 +219,38 @@ def _step(
     return {"loss": loss, "learning_rate": rate, "grad_norm": norm, "tokens": position.tokens}
 
 
-def _not_finite(what: str, value: float, step: int, ids: Sequence[str]) -> tuple[str, str]:
+def _not_finite(what: str, value: float, step: int, ids: Sequence[str]) -> WorkFailed:
     named = ", ".join(ids[:8]) + (" ..." if len(ids) > 8 else "")
-    return (
+    return WorkFailed(
         f"the {what} of step {step} is {value}; training stopped before it could reach the weights. Rows: {named}",
         "Look at these rows, or lower --learning_rate. The weights before this step are in checkpoints/.",
     )
 
 
-def _judge(
-    value: float, position: _Position, parameters: Any, kept: dict[str, torch.Tensor], patience: int
-) -> dict[str, torch.Tensor]:
-    if position.best is None or value > position.best:
-        position.best, position.since_best = value, 0
-        return weights(parameters)
-    position.since_best += 1
-    position.finished = position.since_best >= patience
-    return kept
-
-
-def _resume(
-    updater: Updater, position: _Position, tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]
-) -> dict[str, torch.Tensor]:
-    updater.load_state(tensors["optimizer"])
-    torch.set_rng_state(tensors["random"]["torch"])
-    for key, value in state.items():
-        setattr(position, key, value)
-    return tensors["best"]
+def _log(run: Run, values: dict[str, Any]) -> None:
+    try:
+        run.log(values)
+    except OSError as error:
+        say(f"WARNING: step {values['step']} could not be written to metrics.jsonl ({error}); training goes on")
 
 
 def _rate(position: _Position) -> str:
     return f"{position.tokens / max(position.seconds, 1e-9):,.0f} tokens/s"
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Let torch choose kernels that give the same bits every time, and leave its settings as they were."""
+    settings = torch.utils.deterministic
+    before = torch.get_deterministic_debug_mode(), settings.fill_uninitialized_memory
+    torch.set_deterministic_debug_mode("warn")
+    # Filling new memory before it is written costs time and changes no result.
+    settings.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before[0])
+        settings.fill_uninitialized_memory = before[1]
 
 
 class _Signals:
@@ -206,10 +272,11 @@ class _Signals:
         say("finishing this step and saving; once more to stop at once")
         signal.signal(number, self._before[number])
 
-    def raise_if_caught(self, step: int) -> None:
+    def raise_if_caught(self, step: int, saved: bool) -> None:
         if self.caught:
+            what = "everything is saved" if saved else "it could not be saved, but earlier checkpoints are kept"
             raise Interrupted(
-                f"stopped after step {step}; everything is saved", 128 + self.caught, "The same command continues from there."
+                f"stopped after step {step}; {what}", 128 + self.caught, "The same command continues from the newest checkpoint."
             )
 
     def __exit__(self, *error: object) -> None:

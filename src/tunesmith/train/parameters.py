@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from tunesmith.core.config import Config
 
 Schedule = Literal["linear", "cosine", "constant"]
@@ -12,26 +14,28 @@ Schedule = Literal["linear", "cosine", "constant"]
 class FitParameters(Config):
     """How to train, whatever is trained."""
 
-    epochs: float = 1.0
+    epochs: float = Field(1.0, gt=0, allow_inf_nan=False)
     """passes over the data"""
-    max_steps: int | None = None
+    max_steps: int | None = Field(None, ge=1)
     """stop after this many updates; overrides epochs"""
-    batch_size: int = 16
+    batch_size: int = Field(16, ge=1)
     """examples per update"""
-    gradient_accumulation_steps: int = 1
+    gradient_accumulation_steps: int = Field(1, ge=1)
     """batches per update, when batch_size is what fits"""
-    tokens_per_micro_batch: int = 2048
+    tokens_per_micro_batch: int = Field(2048, ge=1)
     """padding included; bounds memory and never changes the result"""
-    learning_rate: float | None = None
+    learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
     """peak; absent = the method's own default"""
     schedule: Schedule = "linear"
-    warmup: float = 0.1
+    warmup: float = Field(0.1, ge=0, le=1)
     """share of the steps over which the learning rate rises"""
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    evaluations: int = 2
+    weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False)
+    """decoupled; matrices only"""
+    clip_norm: float = Field(1.0, ge=0, allow_inf_nan=False)
+    """largest norm of the whole gradient; 0 = no clipping"""
+    evaluations: int = Field(2, ge=0)
     """how often to evaluate on validation rows; the best is kept"""
-    patience: int = 3
+    patience: int = Field(3, ge=1)
     """stop after this many evaluations without a new best"""
-    save_steps: int = 50
+    save_steps: int = Field(50, ge=1)
     """updates between checkpoints"""

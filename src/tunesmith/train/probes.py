@@ -23,9 +23,10 @@ def check_training_data(data: Sequence[Encoded], tokenizer: Any, stop_ids: froze
     if counted == total and len(data) > 1:
         raise UserError("every training token counts, the prompts included", "Check that the template puts the answer apart.")
     for example in data:
-        last = max((i for i, counts in enumerate(example.loss_mask) if counts), default=-1)
-        if last < 0:
-            raise UserError(f"row {example.example_id} has no token that counts")
+        # Nothing predicts the first token of a row, so it alone is no target.
+        last = max((i for i, counts in enumerate(example.loss_mask) if counts and i), default=0)
+        if not last:
+            raise UserError(f"row {example.example_id} has no token that counts", "Leave it out, or give it an answer.")
         if example.ids[last] not in stop_ids:
             raise UserError(
                 f"row {example.example_id} does not end in a stop token that counts: the model would never learn to stop",
@@ -47,11 +48,12 @@ def within_length(data: Sequence[Encoded], max_length: int, drop: bool) -> tuple
     kept = [e for e in data if len(e) <= max_length]
     dropped = len(data) - len(kept)
     if dropped and not drop:
-        longest = max(len(e) for e in data)
+        longest = max(data, key=len)
         raise UserError(
-            f"{dropped} of {len(data)} rows are longer than max_length = {max_length} tokens (the longest has {longest})",
-            f"Set --max_length {longest}, or --over_long drop to leave them out.",
+            f"{dropped} of {len(data)} rows are longer than max_length = {max_length} tokens "
+            f"(the longest, {longest.example_id}, has {len(longest)})",
+            f"Set --max_length {len(longest)}, or --over_long drop to leave them out.",
         )
     if not kept:
-        raise UserError(f"all {len(data)} rows are longer than max_length = {max_length} tokens")
+        raise UserError(f"all {len(data)} rows are longer than max_length = {max_length} tokens", "Set a larger --max_length.")
     return kept, dropped

@@ -14,6 +14,7 @@ def schedule_factor(schedule: Schedule, step: int, total: int, warmup: int) -> f
     """Return what the learning rate is multiplied with at `step` (0-based) of `total`.
 
     It rises linearly over `warmup` steps and then stays, falls linearly, or falls along a cosine, to zero at `total`.
+    Warm-up counts from 1, so the first update moves something; from its end on the values are those of Hugging Face.
     """
     if step < warmup:
         return (step + 1) / warmup
@@ -25,7 +26,8 @@ class Updater:
     """AdamW (Loshchilov & Hutter 2019) over named parameters.
 
     bfloat16 has 8 bits of precision: an update smaller than 1/256 of a weight would be lost. So parameters in reduced
-    precision have float32 masters, which the optimizer moves and the parameters are rounded from.
+    precision have float32 masters, which gather their gradients, which the optimizer moves, and which the parameters
+    are rounded from.
 
     Args:
         parameters: what is trained, by name.
@@ -44,17 +46,20 @@ class Updater:
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
+    def gather(self) -> None:
+        """Add the gradients of one backward pass to those of the update, in float32; call it after every pass."""
+        for name, p in self.parameters.items():
+            master = self.masters[name]
+            if p.grad is not None and master is not p:
+                master.grad = p.grad.float() if master.grad is None else master.grad.add_(p.grad)
+                p.grad = None
+
     def step(self, learning_rate: float) -> float:
-        """Apply the accumulated gradients.
+        """Apply the gathered gradients.
 
         Returns:
             The norm of the whole gradient before clipping. If it is not finite, nothing was changed.
         """
-        for name, p in self.parameters.items():
-            master = self.masters[name]
-            if p.grad is not None and master is not p:
-                master.grad = p.grad.float()
-                p.grad = None
         gradients = [m.grad for m in self.masters.values() if m.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
         if math.isfinite(norm):
@@ -71,6 +76,10 @@ class Updater:
         """Drop all gradients."""
         for name, p in self.parameters.items():
             p.grad = self.masters[name].grad = None
+
+    def not_finite(self) -> str:
+        """Return the name of a parameter that holds NaN or infinity, or ""."""
+        return next((name for name, p in self.parameters.items() if not math.isfinite(float(p.detach().abs().max()))), "")
 
     def _round(self) -> None:
         with torch.no_grad():

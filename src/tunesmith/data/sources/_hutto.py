@@ -1,4 +1,4 @@
-"""The human-rated snippets of Hutto & Gilbert (2014): 15 to 20 people rated each on -4..4."""
+"""The human-rated snippets of Hutto & Gilbert (2014): at least 15 people rated each on -4..4."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def rated(kind: str) -> list[Example]:
 def splits(kind: str) -> dict[str, list[Example]]:
     """Split the clearly positive and negative snippets into train, validation and test, in a fixed shuffled order.
 
-    Sentences of one review or editorial stay together, so the test never sees a neighbour of what was trained on.
+    Sentences of one product review or editorial stay together, so the test never sees a neighbour of what was trained on.
+    Film sentences and tweets come without a document, and each is one of its own.
     """
     parts: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
     seen: set[str] = set()
@@ -74,5 +75,5 @@ def splits(kind: str) -> dict[str, list[Example]]:
 
 
 def _lines(name: str) -> list[str]:
-    text = (folder() / name).read_text(encoding="latin-1")
+    text = (folder() / name).read_text(encoding="utf-8-sig")
     return [line.rstrip("\r") for line in text.split("\n") if line.strip()]

@@ -1,4 +1,4 @@
-"""Sentiment of film review sentences from Rotten Tomatoes, rated by 15 to 20 people each (Hutto & Gilbert 2014)."""
+"""Sentiment of film review sentences from Rotten Tomatoes, rated by 15 to 29 people each (Hutto & Gilbert 2014)."""
 
 from __future__ import annotations
 

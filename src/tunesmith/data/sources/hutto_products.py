@@ -1,4 +1,4 @@
-"""Sentiment of sentences of product reviews, rated by 15 to 20 people each (Hutto & Gilbert 2014)."""
+"""Sentiment of sentences of product reviews, rated by 20 people each (Hutto & Gilbert 2014)."""
 
 from __future__ import annotations
 

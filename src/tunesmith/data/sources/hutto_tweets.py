@@ -1,4 +1,4 @@
-"""Sentiment of tweets, rated by 15 to 20 people each (Hutto & Gilbert 2014)."""
+"""Sentiment of tweets, rated by 20 or more people each (Hutto & Gilbert 2014)."""
 
 from __future__ import annotations
 

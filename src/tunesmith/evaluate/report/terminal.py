@@ -36,12 +36,12 @@ def table(report: LadderReport, width: int = 80) -> str:
 
 
 def row(result: RouteResult) -> str:
-    """Return one line for a route as it finishes, without a line break."""
+    """Return one line for a route as it finishes, without a line break; what it costs a query stands in the table."""
     route, value, train, ms, _, change = _cells(result)
-    parts = [f"{numbers.shorten(route, _LONGEST_ROUTE):<22} {value:<20}"]
+    parts = [f"{numbers.shorten(route, _LONGEST_ROUTE):<20} {value:<20}"]
     if result.kind == "tuned":
         parts.append(f"trained {train}")
-    if not is_reference(result):
+    elif not is_reference(result):
         parts.append(f"{ms} ms/query")
     if result.forgetting is not None:
         parts.append(f"sibling tasks {change}")

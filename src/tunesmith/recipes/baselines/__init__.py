@@ -1,1 +1,1 @@
-"""What a user must beat: rows of the ladder without a language model, one file each, `predict(task, train, test, seed)`."""
+"""What a user must beat: rows of the ladder without a language model, one file each with `unsuitable` and `fit`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tunesmith.core.records import Example
 from tunesmith.data.task import Task
@@ -16,7 +16,8 @@ def unsuitable(task: Task) -> str:
     return "" if task.verbalizer else "the answers are free text"
 
 
-def predict(task: Task, train: Sequence[Example], items: Sequence[Example], seed: int) -> tuple[list[str], int, float]:
-    """Return (a label for each item, numbers trained, seconds of training)."""
-    most = Counter(task.gold(example) for example in train).most_common()
-    return [min(most, key=lambda pair: (-pair[1], pair[0]))[0]] * len(items), 0, 0.0
+def fit(task: Task, train: Sequence[Example], seed: int) -> tuple[Callable[[Sequence[Example]], list[str]], int, float]:
+    """Return (items -> labels, numbers trained, seconds of training); of equally common labels, the first by name."""
+    counts = Counter(task.gold(example) for example in train)
+    label = min(counts, key=lambda known: (-counts[known], known))
+    return lambda items: [label] * len(items), 0, 0.0

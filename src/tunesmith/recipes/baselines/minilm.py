@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tunesmith.core.records import Example
 from tunesmith.data.task import Task
@@ -16,15 +16,22 @@ def unsuitable(task: Task) -> str:
     return "" if task.verbalizer else "the answers are free text"
 
 
-def predict(task: Task, train: Sequence[Example], items: Sequence[Example], seed: int) -> tuple[list[str], int, float]:
-    """Return (a label for each item, numbers trained, seconds of training)."""
+def fit(task: Task, train: Sequence[Example], seed: int) -> tuple[Callable[[Sequence[Example]], list[str]], int, float]:
+    """Return (items -> labels, numbers trained, seconds of training).
+
+    Raises:
+        WorkFailed: MiniLM is neither in the cache nor reachable.
+    """
     from sklearn.linear_model import LogisticRegression
 
     from tunesmith.models.embed import embed_texts
 
+    def texts(examples: Sequence[Example]) -> list[str]:
+        return [task.template.prompt(example.fields) for example in examples]
+
     start = time.perf_counter()
-    model = LogisticRegression(C=10.0, max_iter=1000, random_state=seed % 2**31)
-    model.fit(embed_texts([task.template.prompt(e.fields) for e in train]), [task.gold(e) for e in train])
+    classifier = LogisticRegression(C=10.0, max_iter=1000, random_state=seed % 2**31)
+    classifier.fit(embed_texts(texts(train)), [task.gold(example) for example in train])
     seconds = time.perf_counter() - start
-    predicted = model.predict(embed_texts([task.template.prompt(item.fields) for item in items]))
-    return [str(p) for p in predicted], model.coef_.size + len(model.classes_), seconds
+    trained = classifier.coef_.size + classifier.intercept_.size
+    return lambda items: [str(label) for label in classifier.predict(embed_texts(texts(items)))], trained, seconds

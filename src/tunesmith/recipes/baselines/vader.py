@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tunesmith.core.errors import WorkFailed
 from tunesmith.core.records import Example
@@ -17,13 +17,20 @@ def unsuitable(task: Task) -> str:
     return "" if labels == {"negative", "positive"} else "the labels are not negative and positive"
 
 
-def predict(task: Task, train: Sequence[Example], items: Sequence[Example], seed: int) -> tuple[list[str], int, float]:
-    """Return (a label for each item, numbers trained, seconds of training); a compound score of 0 counts as positive."""
+def fit(task: Task, train: Sequence[Example], seed: int) -> tuple[Callable[[Sequence[Example]], list[str]], int, float]:
+    """Return (items -> labels, numbers trained, seconds of training); a compound score of 0 counts as positive.
+
+    Raises:
+        WorkFailed: the package with the lexicon is not installed.
+    """
     try:
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
     except ImportError:
-        raise WorkFailed("the VADER baseline needs the package 'vaderSentiment'", "pip install 'tunesmith[embedded]'") from None
+        raise WorkFailed("it needs the package 'vaderSentiment'", "pip install 'tunesmith[embedded]'") from None
     analyzer = SentimentIntensityAnalyzer()
     field = task.template.fields[0]
-    compound = [analyzer.polarity_scores(str(item.fields[field]))["compound"] for item in items]
-    return ["positive" if value >= 0 else "negative" for value in compound], 0, 0.0
+
+    def said(item: Example) -> str:
+        return "positive" if analyzer.polarity_scores(str(item.fields[field]))["compound"] >= 0 else "negative"
+
+    return lambda items: [said(item) for item in items], 0, 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ from tunesmith.core.registry import DEMONSTRATIONS
 from tunesmith.recipes._workload import Sizes, Workload
 
 if TYPE_CHECKING:
+    from tunesmith.data.task import Task
     from tunesmith.recipes._climb import Climbed, Workshop
 
 KIND = "prompt"
@@ -24,13 +25,18 @@ class Parameters(Config):
     """demonstrations before an item"""
     draws: int = Field(3, ge=1)
     """how often demonstrations are drawn anew; few-shot accuracy varies more by draw than most people expect"""
-    choice: str = "balanced"
-    """how they are drawn: balanced or random"""
+    choice: Literal["balanced", "random"] = "balanced"
+    """how they are drawn: labels as equal as they can be, or whatever comes"""
 
 
 def label(parameters: Parameters) -> str:
     """Name of the row in the table."""
     return f"{parameters.shots}-shot" + ("" if parameters.choice == "balanced" else f" {parameters.choice}")
+
+
+def unsuitable(task: Task) -> str:
+    """Why this route cannot be climbed on a task; "" if it can."""
+    return ""
 
 
 def workload(parameters: Parameters, sizes: Sizes) -> Workload:

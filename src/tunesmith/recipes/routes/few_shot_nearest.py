@@ -12,6 +12,7 @@ from tunesmith.core.registry import DEMONSTRATIONS
 from tunesmith.recipes._workload import Sizes, Workload
 
 if TYPE_CHECKING:
+    from tunesmith.data.task import Task
     from tunesmith.recipes._climb import Climbed, Workshop
 
 KIND = "prompt"
@@ -27,6 +28,11 @@ class Parameters(Config):
 def label(parameters: Parameters) -> str:
     """Name of the row in the table."""
     return f"{parameters.shots}-shot nearest"
+
+
+def unsuitable(task: Task) -> str:
+    """Why this route cannot be climbed on a task; "" if it can."""
+    return ""
 
 
 def workload(parameters: Parameters, sizes: Sizes) -> Workload:

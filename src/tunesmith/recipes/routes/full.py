@@ -8,6 +8,7 @@ from tunesmith.peft import full
 from tunesmith.recipes._workload import Sizes, Workload, training
 
 if TYPE_CHECKING:
+    from tunesmith.data.task import Task
     from tunesmith.recipes._climb import Climbed, Workshop
 
 KIND = "tuned"
@@ -17,6 +18,11 @@ Parameters = full.Parameters
 def label(parameters: full.Parameters) -> str:
     """Name of the row in the table."""
     return "full"
+
+
+def unsuitable(task: Task) -> str:
+    """Why this route cannot be climbed on a task; "" if it can."""
+    return ""
 
 
 def workload(parameters: full.Parameters, sizes: Sizes) -> Workload:

@@ -8,6 +8,7 @@ from tunesmith.peft import lora
 from tunesmith.recipes._workload import Sizes, Workload, training
 
 if TYPE_CHECKING:
+    from tunesmith.data.task import Task
     from tunesmith.recipes._climb import Climbed, Workshop
 
 KIND = "tuned"
@@ -15,8 +16,19 @@ Parameters = lora.Parameters
 
 
 def label(parameters: lora.Parameters) -> str:
-    """Name of the row in the table."""
-    return f"LoRA r={parameters.rank}"
+    """Name of the row in the table: the rank, and whatever else is not as usual."""
+    usual = lora.Parameters()
+    others = [f"{k}={_short(v)}" for k, v in parameters if k != "rank" and v != getattr(usual, k)]
+    return " ".join([f"LoRA r={parameters.rank}", *others])
+
+
+def _short(value: object) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def unsuitable(task: Task) -> str:
+    """Why this route cannot be climbed on a task; "" if it can."""
+    return ""
 
 
 def workload(parameters: lora.Parameters, sizes: Sizes) -> Workload:

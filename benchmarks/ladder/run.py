@@ -1,0 +1,40 @@
+"""Run the main job, `tunesmith ladder movies`, from nothing and keep its numbers in results.json.
+
+Usage: python benchmarks/ladder/run.py [RUN_DIR]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+KEPT = ("route", "kind", "value", "low", "high", "n", "draws", "metrics", "valid", "trained_parameters", "seconds",
+        "evaluation_seconds", "peak_memory_gb", "tokens_per_query", "ms_per_query", "p50_ms", "p95_ms", "forgetting", "notes")  # fmt: skip
+
+
+def main() -> None:
+    """Run the ladder as a user would and write what it measured."""
+    run_dir = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp()) / "movies"
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-m", "tunesmith", "ladder", "movies", "--run_dir", str(run_dir)], check=True)
+    wall = time.monotonic() - start
+    report = json.loads((run_dir / "report.json").read_text(encoding="utf-8"))
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=HERE).stdout.strip()
+    result = {
+        "command": "tunesmith ladder movies", "commit": commit, "wall_seconds": round(wall, 1),
+        "hardware": {"cores": os.cpu_count(), "machine": platform.machine()}, "versions": report["provenance"],
+        "verdict": report["verdict"], "routes": [{k: route[k] for k in KEPT} for route in report["routes"]],
+        "differences": report["differences"],
+    }  # fmt: skip
+    (HERE / "results.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

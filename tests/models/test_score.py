@@ -1,0 +1,146 @@
+"""Scoring all continuations of a prompt in one row gives what reading each sequence by itself gives."""
+
+import functools
+import random
+
+import pytest
+import torch
+
+from tunesmith.core.encode import token_ids
+from tunesmith.core.errors import UserError
+from tunesmith.models import score as engine
+from tunesmith.models.load import LM
+from tunesmith.models.score import Request, score, score_requests
+
+CLOSE = 1e-4
+INSTRUCTION = "Say whether a film is liked. Review: I loved every minute of it.\nSentiment: positive\n\nReview: "
+ITEMS = ["A dull and endless film.", "Great!", "Neither good nor bad, though the cat in the second act is a joy to watch."]
+ANSWERS = [" positive", " negative", " negative, and that is putting it kindly", " not", " not what one hopes for"]
+
+
+def requests_for(lm: LM, shared: bool) -> list[Request]:
+    """Real prompts of unequal lengths; continuations of one and of several tokens, some with equal beginnings."""
+    answers = tuple(token_ids(lm.tokenizer, a) for a in ANSWERS)
+    extra = [answers, answers[:1], answers[::-1]]
+    head = INSTRUCTION if shared else ""
+    return [Request(token_ids(lm.tokenizer, f"{head}{item}\nSentiment:"), some) for item, some in zip(ITEMS, extra, strict=True)]
+
+
+@functools.cache
+def plain(lm: LM, request: Request) -> tuple[list[float], int]:
+    """Read one sequence at a time with the model's own forward: summed log-probabilities, and the first choice."""
+    sums = []
+    with torch.inference_mode():
+        for continuation in request.continuations:
+            logprobs = lm.model(torch.tensor([request.prompt + continuation])).logits[0].log_softmax(-1)
+            places = range(len(request.prompt) - 1, len(request.prompt) + len(continuation) - 1)
+            sums.append(float(sum(logprobs[p, t] for p, t in zip(places, continuation, strict=True))))
+        free = int(lm.model(torch.tensor([request.prompt])).logits[0, -1].argmax())
+    return sums, free
+
+
+def largest_difference(lm: LM, requests: list[Request], **options: bool) -> float:
+    """Return how far the engine is from the plain way, over all continuations."""
+    scored = score_requests(lm, requests, **options)
+    pairs = zip(scored, requests, strict=True)
+    return max(abs(a - b) for s, r in pairs for a, b in zip(s.logprobs, plain(lm, r)[0], strict=True))
+
+
+@pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+def test_scores_are_those_of_one_sequence_at_a_time(lm: LM, shared: bool, share_prefix: bool) -> None:
+    requests = requests_for(lm, shared)
+    assert largest_difference(lm, requests, share_prefix=share_prefix) <= CLOSE
+    assert [s.free_choice for s in score_requests(lm, requests)] == [plain(lm, r)[1] for r in requests]
+
+
+def test_equal_prompts_and_prompts_that_begin_others_are_scored_too(toy: LM) -> None:
+    prompts = [tuple(range(70, 100)), tuple(range(70, 100)), tuple(range(70, 110))]
+    requests = [Request(prompt, ((80, 81), (90,))) for prompt in prompts]
+    assert largest_difference(toy, requests) <= CLOSE
+    assert largest_difference(toy, requests[:2]) <= CLOSE
+
+
+def test_without_the_tree_mask_scores_are_wrong(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    def causal(rows: list[engine._Row], longest: int, past: int) -> torch.Tensor:
+        return torch.ones(1, 1, longest, past + longest, dtype=torch.bool).tril(past)
+
+    monkeypatch.setattr(engine, "_tree_mask", causal)
+    assert largest_difference(lm, requests_for(lm, shared=True)) > 0.01
+
+
+def test_the_shared_beginning_is_really_computed_once(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = requests_for(lm, shared=True)
+    shared = engine._common_prefix(requests)
+    assert lm.tokenizer.decode(requests[0].prompt[:shared]).rstrip() == INSTRUCTION.rstrip()
+    read = []
+    forward = type(lm.model.base_model).forward
+    monkeypatch.setattr(
+        type(lm.model.base_model), "forward", lambda self, **given: read.append(given["input_ids"]) or forward(self, **given)
+    )
+    score_requests(lm, requests)
+    assert [tuple(ids.shape) for ids in read] == [
+        (1, shared),
+        (len(requests), max(engine._row(r, shared).length for r in requests)),
+    ]
+
+
+def test_neither_order_nor_neighbours_nor_batches_matter(toy: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(0)
+    requests = [
+        Request(
+            tuple(chance.randrange(6, 262) for _ in range(chance.randrange(1, 40))),
+            tuple(tuple(chance.randrange(262) for _ in range(chance.randrange(1, 6))) for _ in range(chance.randrange(1, 5))),
+        )
+        for _ in range(25)
+    ]
+    alone = [score_requests(toy, [r])[0] for r in requests]
+    order = chance.sample(range(25), 25)
+    together = score_requests(toy, [requests[i] for i in order])
+    monkeypatch.setattr(engine, "_TOKENS_PER_BATCH", 64)
+    monkeypatch.setattr(engine, "_ROWS_OF_LOGITS", 3)
+    in_pieces = score_requests(toy, requests)
+    for place, i in enumerate(order):
+        for one in (together[place], in_pieces[i]):
+            assert one.logprobs == pytest.approx(alone[i].logprobs, abs=1e-5)
+            assert one.free_choice == alone[i].free_choice
+
+
+def test_probabilities_of_all_next_tokens_sum_to_one(toy: LM) -> None:
+    every = tuple((i,) for i in range(len(toy.tokenizer)))
+    [scored] = score_requests(toy, [Request((70, 80, 90), every)])
+    assert sum(torch.tensor(scored.logprobs).double().exp()) == pytest.approx(1, abs=1e-5)
+
+
+def test_texts_obey_the_chain_rule(toy: LM) -> None:
+    whole, first, second = score(toy, [("Once", " upon a time"), ("Once", " upon"), ("Once upon", " a time")])
+    assert whole == pytest.approx(first + second, abs=1e-5)
+    assert first != pytest.approx(second, abs=1)
+
+
+def test_a_text_without_context_is_scored_from_the_models_opening_token(smollm2: LM) -> None:
+    [alone] = score(smollm2, [("", "The film")])
+    # This tokenizer's opening token is <|im_start|>, id 1.
+    expected = plain(smollm2, Request((1,), (token_ids(smollm2.tokenizer, "The film"),)))[0][0]
+    assert alone == pytest.approx(expected, abs=CLOSE)
+
+
+def test_the_embedded_model_knows_its_capitals(smollm2: LM) -> None:
+    right, wrong = score(smollm2, [("The capital of France is", " Paris"), ("The capital of France is", " Madrid")])
+    assert right > wrong + 1
+
+
+def test_nothing_to_score_is_no_work(toy: LM) -> None:
+    assert score_requests(toy, []) == []
+
+
+@pytest.mark.parametrize("request_", [Request((), ((1,),)), Request((1,), ()), Request((1,), ((2,), ()))])
+def test_requests_without_tokens_are_refused(toy: LM, request_: Request) -> None:
+    with pytest.raises(UserError, match="request 2 has a prompt or a continuation without tokens"):
+        score_requests(toy, [Request((1,), ((2,),)), request_])
+
+
+def test_what_does_not_fit_the_context_is_refused_and_not_cut(toy: LM) -> None:
+    assert len(score_requests(toy, [Request((70,) * toy.context_length, ((80,),))])) == 1
+    with pytest.raises(UserError, match="2049 tokens, and the model was built for 2048"):
+        score_requests(toy, [Request((70,) * toy.context_length, ((80,), (80, 81)))])
