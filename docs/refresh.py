@@ -24,9 +24,11 @@ def numbers(run: Path) -> str:
     """Return the verdict and table of a run as Markdown, and what they were measured with."""
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     made = report["provenance"]
-    machine = f"{made['machine']}, torch {made['torch']}, {len(os.sched_getaffinity(0))} cores, {report['seconds'] / 60:.0f} minutes of work"
+    cores = len(os.sched_getaffinity(0))
+    machine = f"{made['machine']}, torch {made['torch']}, {cores} cores, {report['seconds'] / 60:.0f} minutes of work"
     command = re.sub(r" --(set )?run_dir\S*", "", report["command"])
-    return f"{(run / 'report.md').read_text(encoding='utf-8')}\nMade by `{command}` ({machine}).\n"
+    notes = "".join(f" Note: {warning}." for warning in report["warnings"])
+    return f"{(run / 'report.md').read_text(encoding='utf-8')}\nMade by `{command}` ({machine}).{notes}\n"
 
 
 def picture(run: Path) -> None:
@@ -39,7 +41,7 @@ def picture(run: Path) -> None:
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
         page = f"file://{(run / 'report.html').resolve()}"
         subprocess.run(
-            [browser, *flags, f"--user-data-dir={profile}", "--window-size=1200,1500", f"--screenshot={target}", page],
+            [browser, *flags, f"--user-data-dir={profile}", "--window-size=1200,1440", f"--screenshot={target}", page],
             check=True, capture_output=True, timeout=120,
         )  # fmt: skip
     if target.stat().st_size > 300_000:

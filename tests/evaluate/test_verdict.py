@@ -151,6 +151,43 @@ def test_all_routes_at_chance(half: float, evidence: str) -> None:
     assert "No language model is needed" not in judged.sentence
 
 
+def test_a_baseline_that_leads_the_majority_keeps_the_question_open() -> None:
+    """0.40 [0.20, 0.60] is not nothing, though 20 items and Holm's correction do not make it significant."""
+    results = [route("majority", 0.0, n=20), route("TF-IDF + logistic regression", 0.4, n=20), route("zero-shot", 0.0, n=20)]
+    lead = difference("TF-IDF + logistic regression", "majority", 0.4, 0.2, 20, verdict=INSUFFICIENT, rows=26)
+    tested = compared(
+        lead,
+        difference("zero-shot", "majority", 0.0, 0.1, 20),
+        difference("TF-IDF + logistic regression", "zero-shot", 0.4, 0.1, 20),
+    )
+    judged = judge(results, tested)
+    assert (judged.recommended, judged.evidence, judged.rows_to_settle) == (None, INSUFFICIENT, 26)
+    assert judged.sentence.startswith("Insufficient evidence that any route has learned the task. TF-IDF")
+    assert "includes 0" not in judged.sentence
+
+
+def test_a_route_that_answers_nothing_right_is_not_shipped() -> None:
+    results = [route("zero-shot", 0.0), route("lora r=16", 0.0)]
+    judged = judge(results, compared(difference("lora r=16", "zero-shot", 0.0, 0.0)))
+    assert (judged.recommended, judged.evidence) == (None, CLEAR)
+    assert judged.sentence == "No route has learned the task: not one answer to 1,000 items is right (accuracy 0)."
+    some = judge([route("zero-shot", 0.01), route("lora r=16", 0.01)], compared(difference("lora r=16", "zero-shot", 0.0, 0.0)))
+    assert some.recommended == "zero-shot"
+
+
+def test_routes_that_go_astray_share_a_sentence() -> None:
+    results = [route("zero-shot", 0.7, valid=0.5), route("lora r=16", 0.9, valid=0.2), route("full", 0.9, valid=0.95)]
+    tested = compared(
+        difference("lora r=16", "zero-shot", 0.2, 0.01),
+        difference("full", "zero-shot", 0.2, 0.01),
+        difference("full", "lora r=16", 0.0, 0.01),
+    )
+    said = [line for line in judge(results, tested).details if line.startswith("Left to itself")]
+    assert said == [
+        "Left to itself, the model would begin with an allowed answer for only 50 % (zero-shot), 20 % (lora r=16) of the items."
+    ]
+
+
 def test_one_route_or_none_is_no_comparison() -> None:
     alone = judge([route("zero-shot", 0.77), route("one human", 0.96)], compared())
     assert (alone.recommended, alone.evidence, alone.best) == (None, INSUFFICIENT, "zero-shot")

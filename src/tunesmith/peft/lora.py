@@ -65,6 +65,7 @@ class LoraLinear(nn.Module):
         self.lora_A = nn.Parameter(a.to(weight.device, weight.dtype))
         self.lora_B = nn.Parameter(torch.zeros(d, parameters.rank, device=weight.device, dtype=weight.dtype))
         self.dropout = nn.Dropout(parameters.dropout) if parameters.dropout else nn.Identity()
+        self.train(base.training)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map x [..., K] to [..., D]."""

@@ -70,8 +70,9 @@ def sizes_of(config: LadderConfig, task: Task) -> tuple[Sizes, str]:
     per_token = 1 if config.model.startswith("toy-") else 4
     prompt = sum(len(task.template.prompt(e.fields)) for e in items) / max(len(items), 1) / per_token + 1
     rows = sum(len(task.template.prompt(e.fields)) + len(task.answer(e)) for e in train) / per_token + 2 * len(train)
-    steps = config.train.max_steps
-    passes = steps * config.train.batch_size / max(len(train), 1) if steps else config.train.epochs
+    how = config.train
+    rows_per_step = how.batch_size * how.gradient_accumulation_steps
+    passes = how.max_steps * rows_per_step / max(len(train), 1) if how.max_steps else how.epochs
     (weights, width), assumed = _shape_of(config.model)
     sizes = Sizes(
         items=len(items), prompt_tokens=prompt, train_tokens=rows * passes,

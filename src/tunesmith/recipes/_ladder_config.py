@@ -19,9 +19,9 @@ _QUICK = {"train_rows": 400, "validation_rows": 100, "test_rows": 200, "guard_ro
 class Price(Config):
     """What a query costs, in money of any kind."""
 
-    machine_hour: float | None = Field(None, ge=0)
+    machine_hour: float | None = Field(default=None, ge=0)
     """money for an hour of this machine, for the price of 1,000 queries"""
-    million_tokens: float | None = Field(None, ge=0)
+    million_tokens: float | None = Field(default=None, ge=0)
     """or money for a million prompt tokens"""
 
     @model_validator(mode="after")
@@ -56,7 +56,7 @@ class LadderConfig(Config):
     """at most this many items to measure on"""
     guard_rows: int = Field(100, ge=1)
     """rows of each guard task for forgetting"""
-    train: FitParameters = FitParameters()
+    train: FitParameters = FitParameters.model_validate({})
     """how trained routes are trained"""
     quick: bool = False
     """a first look in minutes: few rows, two draws"""

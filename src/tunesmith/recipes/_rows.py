@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tunesmith.core.encode import encode_chat, encode_text
 from tunesmith.core.errors import UserError, unknown
@@ -15,10 +15,8 @@ from tunesmith.data import formats
 from tunesmith.data.prompts import Prompts
 from tunesmith.data.task import embedded_tasks, load_task
 from tunesmith.models.load import LM
+from tunesmith.recipes._tune_config import Config
 from tunesmith.train.probes import within_length
-
-if TYPE_CHECKING:
-    from tunesmith.recipes.tune import Config
 
 _CHATS = ("messages", "sharegpt", "alpaca", "prompt_completion")
 

@@ -34,7 +34,8 @@ class Fitted:
     Attributes:
         steps: updates made. losses: mean nats per counted token, one a step. tokens: real ones, padding not counted.
         supervised_tokens: those that counted. seconds: training only, without evaluation and saving.
-        best: best value on the validation rows, None without an evaluation. stopped_early: patience ran out.
+        best: value on the validation rows of the weights that stayed, None without an evaluation.
+        stopped_early: patience ran out.
     """
 
     steps: int
@@ -86,7 +87,7 @@ def fit(
                 state.save()
                 raise
             if evaluate and plan.evaluates_after(position.step):
-                report["validation"] = state.judge(evaluate(), how.patience)
+                report["validation"] = state.judge(evaluate(), how)
             _log(run, {"step": position.step, **report})
             progress.advance(1, f"loss {position.losses[-1]:.3f}  {_rate(position)}  {resident_gb():.1f} GB")
             last = position.finished or position.step == plan.total
@@ -95,7 +96,7 @@ def fit(
     if state.best:
         restore(parameters, state.best)
     early = position.finished and position.step < plan.total
-    return Fitted(position.step, position.losses, position.tokens, position.supervised, position.seconds, position.best, early)
+    return Fitted(position.step, position.losses, position.tokens, position.supervised, position.seconds, position.kept, early)
 
 
 class _Plan:
@@ -137,6 +138,7 @@ class _Position:
     supervised: int = 0
     seconds: float = 0.0
     best: float | None = None
+    kept: float | None = None
     since_best: int = 0
     finished: bool = False
 
@@ -171,20 +173,25 @@ class _State:
         tensors = {"optimizer": self.updater.state(), "best": self.best}
         return checkpoint.save(self.folder, self.position.step, tensors, vars(self.position)) is not None
 
-    def judge(self, value: float, patience: int) -> float:
-        """Keep the weights if `value` is the best so far, count otherwise; return it."""
+    def judge(self, value: float, how: FitParameters) -> float:
+        """Keep the weights if `value` is the best so far or cannot be told from it, count otherwise; return it.
+
+        A few hundred validation rows measure to within two or three points. Of two evaluations they cannot tell apart the
+        later is kept: it has seen more rows and ends a finished schedule.
+        """
         position = self.position
         if not math.isfinite(value):
             raise WorkFailed(
                 f"the value on the validation rows after step {position.step} is {value}",
                 "Look at these rows, or lower --learning_rate. Earlier checkpoints are kept.",
             )
+        if position.best is None or value >= position.best - how.tolerance:
+            self.best, position.kept = weights(self.updater.parameters), value
         if position.best is None or value > position.best:
             position.best, position.since_best = value, 0
-            self.best = weights(self.updater.parameters)
         else:
             position.since_best += 1
-            position.finished = position.since_best >= patience
+            position.finished = position.since_best >= how.patience
         return value
 
 

@@ -35,6 +35,8 @@ class FitParameters(Config):
     """largest norm of the whole gradient; 0 = no clipping"""
     evaluations: int = Field(2, ge=0)
     """how often to evaluate on validation rows; the best is kept"""
+    tolerance: float = Field(0.02, ge=0, allow_inf_nan=False)
+    """a later evaluation is kept unless it is worse than the best by more than this"""
     patience: int = Field(3, ge=1)
     """stop after this many evaluations without a new best"""
     save_steps: int = Field(50, ge=1)

@@ -22,6 +22,7 @@ def fit(task: Task, train: Sequence[Example], seed: int) -> tuple[Callable[[Sequ
     Raises:
         WorkFailed: MiniLM is neither in the cache nor reachable.
     """
+    import numpy as np
     from sklearn.linear_model import LogisticRegression
 
     from tunesmith.models.embed import embed_texts
@@ -33,5 +34,5 @@ def fit(task: Task, train: Sequence[Example], seed: int) -> tuple[Callable[[Sequ
     classifier = LogisticRegression(C=10.0, max_iter=1000, random_state=seed % 2**31)
     classifier.fit(embed_texts(texts(train)), [task.gold(example) for example in train])
     seconds = time.perf_counter() - start
-    trained = classifier.coef_.size + classifier.intercept_.size
+    trained = classifier.coef_.size + np.size(classifier.intercept_)
     return lambda items: [str(label) for label in classifier.predict(embed_texts(texts(items)))], trained, seconds

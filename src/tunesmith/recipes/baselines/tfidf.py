@@ -18,6 +18,7 @@ def unsuitable(task: Task) -> str:
 
 def fit(task: Task, train: Sequence[Example], seed: int) -> tuple[Callable[[Sequence[Example]], list[str]], int, float]:
     """Return (items -> labels, numbers trained, seconds of training)."""
+    import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -32,5 +33,5 @@ def fit(task: Task, train: Sequence[Example], seed: int) -> tuple[Callable[[Sequ
     model = make_pipeline(features, classifier)
     model.fit(texts(train), [task.gold(example) for example in train])
     seconds = time.perf_counter() - start
-    trained = classifier.coef_.size + classifier.intercept_.size
+    trained = classifier.coef_.size + np.size(classifier.intercept_)
     return lambda items: [str(label) for label in model.predict(texts(items))], trained, seconds

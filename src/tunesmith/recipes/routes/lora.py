@@ -17,8 +17,8 @@ Parameters = lora.Parameters
 
 def label(parameters: lora.Parameters) -> str:
     """Name of the row in the table: the rank, and whatever else is not as usual."""
-    usual = lora.Parameters()
-    others = [f"{k}={_short(v)}" for k, v in parameters if k != "rank" and v != getattr(usual, k)]
+    usual = {key: field.default for key, field in lora.Parameters.model_fields.items()}
+    others = [f"{key}={_short(value)}" for key, value in parameters if key != "rank" and value != usual[key]]
     return " ".join([f"LoRA r={parameters.rank}", *others])
 
 
