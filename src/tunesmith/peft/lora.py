@@ -216,7 +216,7 @@ def evaluate(weight: Any, a: Any, b: Any, alpha: float, x: Any) -> list[float]:
     """Compute W x + (alpha / r) B A x with a real attached layer, for the worked example."""
     base = nn.Linear(len(weight[0]), len(weight), bias=False)
     base.weight.data = torch.tensor(weight)
-    layer = LoraLinear(base, Parameters(rank=len(a), alpha=alpha), torch.Generator().manual_seed(0))
+    layer = LoraLinear(base, Parameters(rank=len(a), alpha=alpha, dropout=0.0), torch.Generator().manual_seed(0))
     layer.lora_A.data, layer.lora_B.data = torch.tensor(a), torch.tensor(b)
     return layer(torch.tensor(x)).tolist()
 

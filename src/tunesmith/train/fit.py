@@ -248,7 +248,7 @@ def _rate(position: _Position) -> str:
 @contextmanager
 def _deterministic() -> Iterator[None]:
     """Let torch choose kernels that give the same bits every time, and leave its settings as they were."""
-    settings = torch.utils.deterministic
+    settings: Any = torch.utils.deterministic
     before = torch.get_deterministic_debug_mode(), settings.fill_uninitialized_memory
     torch.set_deterministic_debug_mode("warn")
     # Filling new memory before it is written costs time and changes no result.
