@@ -141,7 +141,7 @@ def detect(kinds: Mapping[str, str], mapping: Mapping[str, str], convention: str
         if missing:
             raise UserError(
                 f"the convention '{convention}' needs a column for '{missing.name}', and the columns are {', '.join(kinds)}",
-                f"Say which column it is: --map {missing.name}=COLUMN.",
+                f"Say which column it is in a task YAML: map: {{{missing.name}: COLUMN}}.",
             )
         return convention, found
     for name, parts in CONVENTIONS.items():

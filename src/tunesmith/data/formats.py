@@ -163,4 +163,4 @@ def _shown(bad: Sequence[BadRow]) -> str:
 
 def _name_columns(sniffed: Sniffed) -> str:
     parts = ", ".join(f"{name} from '{column}'" for name, column in sniffed.mapping.items())
-    return f"It was read with {parts}; other columns can be named: --map text=COLUMN." if parts else ""
+    return f"It was read with {parts}; a task YAML can name others: map: {{text: COLUMN}}." if parts else ""
