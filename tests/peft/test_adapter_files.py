@@ -148,7 +148,7 @@ def other_base(**changes: int) -> LM:
 def test_a_base_of_other_shapes_is_refused(saved: tuple[Path, torch.Tensor]) -> None:
     folder, _ = saved
     assert "the adapter does not fit this model: tensor" in refused(folder, other_base(num_hidden_layers=1))
-    assert "the model needs [4, 32]" in refused(folder, other_base(hidden_size=32))
+    assert "down_proj.lora_B.weight is [64, 4], the model needs [32, 4]" in refused(folder, other_base(hidden_size=32))
     # Fewer tokens in the vocabulary: the adapted layers fit, and what the probe asks for does not exist.
     assert "differ by inf" in refused(folder, other_base(vocab_size=20), WorkFailed)
 
@@ -197,7 +197,9 @@ def test_no_adapter_directory(tmp_path: Path) -> None:
         _models.load("toy-llama", "none")
     assert "is not an adapter directory: it has no adapter_config.json" in refused(tmp_path)
     shutil.copytree(tmp_path, tmp_path / "b")
-    (tmp_path / "b" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}')
+    (tmp_path / "b" / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}'
+    )  # noqa: E501
     assert "has no adapter_model.safetensors" in refused(tmp_path / "b")
 
 

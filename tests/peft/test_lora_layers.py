@@ -73,17 +73,14 @@ def test_identity_until_the_first_update(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_merged_equals_attached(name: str) -> None:
-    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
-        model = MODELS[name]().to(dtype)
-        before = logits(model)
-        moved(model, rank=4, alpha=3.0)
-        attached = logits(model)
-        lora.merge(model)
-        assert not lora.layers(model)
-        difference = float((logits(model) - attached).abs().max())
-        # Merging works in float32, so double precision gains little here; the layer's own arithmetic is exact below.
-        assert difference < max(tolerance, 1e-5)
-        assert float((attached - before).abs().max()) > 100 * difference
+    model = MODELS[name]()
+    before = logits(model)
+    moved(model, rank=4, alpha=3.0)
+    attached = logits(model)
+    lora.merge(model)
+    assert not lora.layers(model)
+    assert float((logits(model) - attached).abs().max()) < 1e-5
+    assert float((attached - before).abs().max()) > 1e-2
 
 
 def test_scaling_and_layout_by_hand() -> None:
