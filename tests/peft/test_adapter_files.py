@@ -199,7 +199,7 @@ def test_no_adapter_directory(tmp_path: Path) -> None:
     shutil.copytree(tmp_path, tmp_path / "b")
     (tmp_path / "b" / "adapter_config.json").write_text(
         '{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}'
-    )  # noqa: E501
+    )
     assert "has no adapter_model.safetensors" in refused(tmp_path / "b")
 
 
