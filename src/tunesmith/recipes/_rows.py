@@ -97,9 +97,14 @@ def _file_rows(config: Config, lm: LM, path: Path) -> Rows:
 
 
 def _encoded(config: Config, rows: Sequence[Example], encode: Callable[[Example], Encoded]) -> tuple[list[Encoded], list[str]]:
-    encoded = [replace(encode(e), example_id=e.where) for e in rows]
+    encoded = [_named(encode(e), e.where) for e in rows]
     kept, dropped = within_length(encoded, config.max_length, config.over_long == "drop")
     return kept, [f"{dropped} rows longer than {config.max_length} tokens were dropped"] if dropped else []
+
+
+def _named(row: Encoded, where: str) -> Encoded:
+    # Nothing predicts the first token of a row, so it is never a target, in plain text either.
+    return replace(row, loss_mask=(False, *row.loss_mask[1:]), example_id=where)
 
 
 def _fingerprint(rows: Sequence[Encoded]) -> str:

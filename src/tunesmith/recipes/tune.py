@@ -36,7 +36,7 @@ def run(config: Config) -> dict[str, Any]:
 
     Returns:
         status, run_dir, artefact, seconds, wall_seconds, peak_memory_gb, tokens, tokens_per_second, supervised_tokens,
-        trained_parameters, final_loss, validation, warnings.
+        trained_parameters, steps, final_loss, validation, warnings.
 
     Raises:
         UserError: unusable data or settings, named by file, row or key.
