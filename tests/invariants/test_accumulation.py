@@ -39,7 +39,8 @@ def gradient(lm: LM, batches: list[Batch], per_batch: bool = False) -> torch.Ten
     lm.model.zero_grad()
     total = sum(int(batch.loss_mask[:, 1:].sum()) for batch in batches)
     for batch in batches:
-        loss, counted = summed_loss(lm.model, batch.ids, batch.loss_mask, causal_lm.loss)
+        loss, _ = summed_loss(lm.model, *batch.tensors(lm.device), causal_lm.loss)
+        counted = int(batch.loss_mask[:, 1:].sum())
         (loss / (counted * len(batches) if per_batch else total)).backward()
     return torch.cat([p.grad.flatten() for p in lm.model.parameters()])
 
@@ -59,19 +60,23 @@ def test_padding_changes_neither_loss_nor_gradient(lm: LM, rows: list[Encoded]) 
     bare = collate(rows[:1])
     extra = 25
     padded = Batch(
-        torch.nn.functional.pad(bare.ids, (0, extra), value=77), torch.nn.functional.pad(bare.loss_mask, (0, extra)), ("0",), 1
+        torch.nn.functional.pad(bare.ids, (0, extra), value=77),
+        bare.lengths,
+        torch.nn.functional.pad(bare.loss_mask, (0, extra)),
+        ("0",),
+        1,
     )
     assert (gradient(lm, [padded]) - gradient(lm, [bare])).abs().max() < 1e-12
 
 
 def test_the_mean_loss_does_not_depend_on_order(lm: LM, rows: list[Encoded]) -> None:
     assert mean_loss(lm, rows) == pytest.approx(mean_loss(lm, rows[::-1]), abs=1e-9)
-    total = sum(summed_loss(lm.model, collate([r]).ids, collate([r]).loss_mask, causal_lm.loss)[0].item() for r in rows)
+    total = sum(summed_loss(lm.model, *collate([r]).tensors(lm.device), causal_lm.loss)[0].item() for r in rows)
     assert mean_loss(lm, rows) == pytest.approx(total / sum(sum(r.loss_mask) for r in rows), abs=1e-9)
 
 
 def test_the_mean_loss_of_more_targets_than_one_piece_of_logits(lm: LM) -> None:
     ids = tuple(random.Random(1).randrange(6, 262) for _ in range(1500))
     row = Encoded(ids, (False,) + (True,) * 1499, "long")
-    loss = summed_loss(lm.model, torch.tensor([ids]), torch.tensor([row.loss_mask]), causal_lm.loss)[0]
+    loss = summed_loss(lm.model, *collate([row]).tensors(lm.device), causal_lm.loss)[0]
     assert mean_loss(lm, [row]) == pytest.approx(loss.item() / 1499, abs=1e-6)

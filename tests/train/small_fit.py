@@ -46,12 +46,12 @@ class Training:
         self.before_loss: Callable[[int], Any] = lambda number: None
         self.losses_made = 0
 
-    def loss(self, batch: Any) -> tuple[torch.Tensor, int]:
+    def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, float]]:
         """The language-modelling loss; `before_loss` is told its number and may raise or return a factor."""
         self.losses_made += 1
         factor = self.before_loss(self.losses_made)
-        nll, count = summed_loss(self.lm.model, batch.ids, batch.loss_mask, causal_lm.loss)
-        return nll * factor if factor is not None else nll, count
+        nll, stats = summed_loss(self.lm.model, *batch.tensors(self.lm.device), causal_lm.loss)
+        return nll * factor if factor is not None else nll, stats
 
     def fit(self, seed: int = 0, data: list[Encoded] | None = None, evaluate: Callable[[], float] | None = None) -> Fitted:
         """Train, or go on with what the folder holds."""

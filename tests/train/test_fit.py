@@ -116,11 +116,11 @@ def test_the_loss_is_the_mean_over_the_tokens_of_the_whole_batch(tmp_path: Path)
     sums, counts = [], []
     real = training.loss
 
-    def remember(batch: Any) -> tuple[torch.Tensor, int]:
-        nll, count = real(batch)
+    def remember(batch: Any) -> tuple[torch.Tensor, dict[str, float]]:
+        nll, stats = real(batch)
         sums.append(float(nll.detach()))
-        counts.append(count)
-        return nll, count
+        counts.append(int(batch.loss_mask[:, 1:].sum()))
+        return nll, stats
 
     run = Run(tmp_path, {"test": 1}, {})
     fitted = fit(remember, training.parameters, [few, many], training.how, run, 0)

@@ -19,14 +19,19 @@ class Batch:
     """Examples padded on the right, which a causal model needs no mask for.
 
     Attributes:
-        ids: [B, T] token ids. loss_mask: [B, T] booleans, True where the token is a target.
+        ids: [B, T] token ids. lengths: [B] real tokens. loss_mask: [B, T] booleans, True where the token is a target.
         example_ids: B identities. tokens: real tokens, padding not counted.
     """
 
     ids: torch.Tensor
+    lengths: torch.Tensor
     loss_mask: torch.Tensor
     example_ids: tuple[str, ...]
     tokens: int
+
+    def tensors(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return ids, lengths and loss_mask on a device."""
+        return self.ids.to(device), self.lengths.to(device), self.loss_mask.to(device)
 
 
 def collate(examples: Sequence[Encoded]) -> Batch:
@@ -37,7 +42,8 @@ def collate(examples: Sequence[Encoded]) -> Batch:
     for b, example in enumerate(examples):
         ids[b, : len(example)] = torch.tensor(example.ids)
         mask[b, : len(example)] = torch.tensor(example.loss_mask)
-    return Batch(ids, mask, tuple(e.example_id for e in examples), sum(len(e) for e in examples))
+    lengths = torch.tensor([len(e) for e in examples])
+    return Batch(ids, lengths, mask, tuple(e.example_id for e in examples), int(lengths.sum()))
 
 
 def epoch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:

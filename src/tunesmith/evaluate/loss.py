@@ -20,6 +20,6 @@ def mean_loss(lm: LM, rows: Sequence[Encoded]) -> float:
     total = count = 0.0
     with torch.inference_mode():
         for batch in micro_batches(rows, _TOKENS):
-            nll, counted = summed_loss(lm.model, batch.ids.to(lm.device), batch.loss_mask.to(lm.device), causal_lm.loss)
-            total, count = total + float(nll), count + counted
+            nll, _ = summed_loss(lm.model, *batch.tensors(lm.device), causal_lm.loss)
+            total, count = total + float(nll), count + int(batch.loss_mask[:, 1:].sum())
     return total / max(count, 1)

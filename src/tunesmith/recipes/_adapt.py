@@ -63,7 +63,7 @@ def adapt(
 
     lm.model.train()
     fitted = fit(
-        lambda batch: summed_loss(lm.model, batch.ids.to(lm.device), batch.loss_mask.to(lm.device), causal_lm.loss),
+        lambda batch: summed_loss(lm.model, *batch.tensors(lm.device), causal_lm.loss, how.activation_checkpointing),
         trained, data, how, run, seed, evaluate if validate else None,
     )  # fmt: skip
     lm.model.eval()

@@ -79,7 +79,7 @@ def run(config: Config) -> dict[str, Any]:
 
 def _inputs(config: Config, lm: LM, rows: Rows) -> dict[str, Any]:
     """Return all that the trained weights follow from; a run directory made from other inputs is not continued."""
-    harmless = {"run_dir", "overwrite", "resume", "threads", "save_steps", "tokens_per_micro_batch"}
+    harmless = {"run_dir", "overwrite", "resume", "threads", "save_steps", "tokens_per_micro_batch", "activation_checkpointing"}
     weights = Path(config.adapter) / "adapter_model.safetensors" if config.adapter else None
     return {
         **config.model_dump(exclude=harmless),

@@ -24,7 +24,7 @@ from tunesmith.train import checkpoint
 from tunesmith.train.parameters import FitParameters
 from tunesmith.train.update import Updater, restore, schedule_factor, weights
 
-LossOf = Callable[[Batch], tuple[torch.Tensor, int]]
+LossOf = Callable[[Batch], tuple[torch.Tensor, dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def fit(
     `evaluate`, the weights with the best value are the ones that stay.
 
     Args:
-        loss_of: batch -> (summed loss over the tokens that count, their number).
+        loss_of: batch -> (summed loss over the tokens that count, what else was counted on the way: {"correct": ...}).
         how: `learning_rate` must be set.
         evaluate: () -> a value where larger is better, measured on validation rows.
 
@@ -204,9 +204,9 @@ def _step(loss_of: LossOf, state: _State, plan: _Plan) -> dict[str, float]:
     torch.manual_seed(derive(plan.seed, "step", position.step))
     # The first token of a row is predicted from nothing and so never counts.
     counted = sum(sum(e.loss_mask[1:]) for e in examples)
-    loss = 0.0
+    loss = correct = 0.0
     for batch in micro_batches(examples, plan.how.tokens_per_micro_batch):
-        nll, _ = loss_of(batch)
+        nll, stats = loss_of(batch)
         value = float(nll.detach())
         if not math.isfinite(value):
             updater.clear()
@@ -214,6 +214,7 @@ def _step(loss_of: LossOf, state: _State, plan: _Plan) -> dict[str, float]:
         (nll / counted).backward()
         updater.gather()
         loss += value / counted
+        correct += stats.get("correct", 0.0) / counted
     rate = plan.learning_rate(position.step)
     norm = updater.step(rate)
     if not math.isfinite(norm):
@@ -223,7 +224,7 @@ def _step(loss_of: LossOf, state: _State, plan: _Plan) -> dict[str, float]:
     position.tokens += sum(len(e) for e in examples)
     position.supervised += counted
     position.seconds += time.perf_counter() - start
-    return {"loss": loss, "learning_rate": rate, "grad_norm": norm, "tokens": position.tokens}
+    return {"loss": loss, "learning_rate": rate, "grad_norm": norm, "mean_token_accuracy": correct, "tokens": position.tokens}
 
 
 def _not_finite(what: str, value: float, step: int, ids: Sequence[str]) -> WorkFailed:

@@ -24,6 +24,8 @@ class FitParameters(Config):
     """batches per update, when batch_size is what fits"""
     tokens_per_micro_batch: int = Field(2048, ge=1)
     """padding included; bounds memory and never changes the result"""
+    activation_checkpointing: bool = False
+    """compute activations again in the backward pass: less memory for about a third more time"""
     learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
     """peak; absent = the method's own default"""
     schedule: Schedule = "linear"

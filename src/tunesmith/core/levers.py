@@ -1,0 +1,48 @@
+"""Switches of what makes computing faster without changing what is computed, so that each can be left out and compared.
+
+`TUNESMITH_WITHOUT=attention,head tunesmith tune ...` leaves two of them out; `all` leaves out every one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tunesmith.core.errors import UserError, near_miss
+
+LEVERS = {
+    "decoder": "on a CPU, blocks of the Llama family run as a few whole operations instead of many small ones",
+    "padding": "work token by token is done for real tokens only",
+    "lora": "a linear layer and its low-rank update are one operation, without copies",
+    "head": "gradients of logits are made piece by piece in the forward pass",
+    "pages": "memory comes in huge pages, and freed memory is kept for the next step",
+}
+_off: set[str] = set()
+
+
+def on(name: str) -> bool:
+    """Whether a lever is in use.
+
+    Raises:
+        UserError: TUNESMITH_WITHOUT names no lever.
+    """
+    return name not in _off and name not in _left_out(os.environ.get("TUNESMITH_WITHOUT", ""))
+
+
+@contextmanager
+def without(*names: str) -> Iterator[None]:
+    """Leave levers out inside a with-block; "all" = every one."""
+    added = _left_out(",".join(names)) - _off
+    _off.update(added)
+    try:
+        yield
+    finally:
+        _off.difference_update(added)
+
+
+def _left_out(words: str) -> set[str]:
+    names = {word.strip() for word in words.split(",") if word.strip()}
+    for name in names - {"all", *LEVERS}:
+        raise UserError(f"TUNESMITH_WITHOUT: there is no lever '{name}'", near_miss(name, ["all", *LEVERS]))
+    return set(LEVERS) if "all" in names else names

@@ -1,0 +1,137 @@
+"""Hidden states of a decoder over a padded batch, at the positions that are wanted: the forward pass of training.
+
+On a CPU, models of the Llama family run through the operations of `models.operations`; all others, and every model on a
+GPU, run through their own code. Linear layers are called as modules, so whatever a peft method put in their place works.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from tunesmith.core.levers import on
+from tunesmith.models.operations import CausalAttention, RMSNorm, Rotate, SpreadRows, SwiGLU, TakeRows
+
+_FAMILY = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
+_WORTHWHILE_PADDING = 0.05
+
+
+def hidden_states(
+    model: Any, ids: torch.Tensor, lengths: torch.Tensor, wanted: torch.Tensor, activation_checkpointing: bool = False
+) -> torch.Tensor:
+    """Return the last hidden states [M, D] at the M wanted positions, in row order.
+
+    Args:
+        ids: [B, T], padded on the right, which a causal model needs no mask for. lengths: [B] real tokens.
+        wanted: [B, T] booleans.
+        activation_checkpointing: keep only the input of every block and compute it again in the backward pass.
+    """
+    if not _is_llama_like(model, ids):
+        if activation_checkpointing and not model.is_activation_checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        return model.base_model(input_ids=ids, use_cache=False).last_hidden_state[wanted]
+    trunk = model.base_model
+    layout = _Layout.of(lengths, ids.shape[1])
+    x = trunk.embed_tokens(layout.real(ids))
+    positions = torch.arange(ids.shape[1], device=ids.device)[None]
+    turns = _Turns.of(*trunk.rotary_emb(x, positions), head_width=_head_width(model.config))
+    for block in trunk.layers:
+        if activation_checkpointing and torch.is_grad_enabled():
+            x = checkpoint(_block, block, x, turns, layout, use_reentrant=False)
+        else:
+            x = _block(block, x, turns, layout)
+    x = TakeRows.apply(x, layout.real(wanted).nonzero()[:, 0])
+    return RMSNorm.apply(x, trunk.norm.weight, trunk.norm.variance_epsilon)
+
+
+def _is_llama_like(model: Any, ids: torch.Tensor) -> bool:
+    config = model.config
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    return (
+        on("decoder")
+        and ids.device.type == "cpu"
+        and type(model).__name__ in _FAMILY
+        and config.hidden_act == "silu"
+        and not (model.training and config.attention_dropout)
+        and (window is None or ids.shape[1] <= window)
+    )
+
+
+def _head_width(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """Cosines and sines [T, D / 2] of keys, and of queries, which carry attention's 1 / sqrt(D) with them."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    scaled_cos: torch.Tensor
+    scaled_sin: torch.Tensor
+
+    @classmethod
+    def of(cls, cos: torch.Tensor, sin: torch.Tensor, head_width: int) -> _Turns:
+        # The second half of what a rotary embedding returns repeats the first.
+        cos, sin = (turn[0, :, : head_width // 2].contiguous() for turn in (cos, sin))
+        return cls(cos, sin, cos * head_width**-0.5, sin * head_width**-0.5)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the N real tokens of a padded batch [B, T] stand; index None = everywhere, because nothing is padded."""
+
+    batch: int
+    length: int
+    index: torch.Tensor | None
+
+    @classmethod
+    def of(cls, lengths: torch.Tensor, length: int) -> _Layout:
+        batch = len(lengths)
+        padding = 1 - float(lengths.sum()) / (batch * length)
+        if padding < _WORTHWHILE_PADDING or not on("padding"):
+            return cls(batch, length, None)
+        real = torch.arange(length, device=lengths.device) < lengths[:, None]
+        return cls(batch, length, real.flatten().nonzero()[:, 0])
+
+    def real(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, T] -> [N]."""
+        return x.flatten() if self.index is None else x.flatten()[self.index]
+
+    def padded(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, D] -> [B, T, D], zeros between rows, so that no row of a batch can see another."""
+        if self.index is not None:
+            x = SpreadRows.apply(x, self.index, self.batch * self.length)
+        return x.view(self.batch, self.length, -1)
+
+    def packed(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, T, D] -> [N, D]."""
+        x = x.reshape(self.batch * self.length, -1)
+        return x if self.index is None else TakeRows.apply(x, self.index)
+
+
+def _block(block: Any, x: torch.Tensor, turns: _Turns, layout: _Layout) -> torch.Tensor:
+    """One decoder block: x [N, D] -> [N, D]."""
+    normed = RMSNorm.apply(x, block.input_layernorm.weight, block.input_layernorm.variance_epsilon)
+    x = x + _attention(block.self_attn, normed, turns, layout)
+    normed = RMSNorm.apply(x, block.post_attention_layernorm.weight, block.post_attention_layernorm.variance_epsilon)
+    mlp = block.mlp
+    return x + mlp.down_proj(SwiGLU.apply(mlp.gate_proj(normed), mlp.up_proj(normed)))
+
+
+def _attention(attention: Any, x: torch.Tensor, turns: _Turns, layout: _Layout) -> torch.Tensor:
+    batch, length, config = layout.batch, layout.length, attention.config
+    heads, shared, width = config.num_attention_heads, config.num_key_value_heads, _head_width(config)
+    q = Rotate.apply(layout.padded(attention.q_proj(x)), turns.scaled_cos, turns.scaled_sin, heads)
+    k = Rotate.apply(layout.padded(attention.k_proj(x)), turns.cos, turns.sin, shared)
+    v = layout.padded(attention.v_proj(x)).view(batch, length, shared, width).transpose(1, 2)
+    # Query heads that share keys stand side by side: one product for the whole group, and nothing is repeated.
+    out = CausalAttention.apply(
+        q.view(batch * shared, heads // shared, length, width),
+        k.view(batch * shared, length, width),
+        v.reshape(batch * shared, length, width),
+    )
+    return attention.o_proj(layout.packed(out.view(batch, heads, length, width).transpose(1, 2)))
