@@ -4,6 +4,7 @@ import pytest
 
 from tunesmith.core.errors import UserError
 from tunesmith.core.records import Encoded
+from tunesmith.data.encoded_rows import EncodedRows
 from tunesmith.models import toy
 from tunesmith.train.probes import check_training_data, within_length
 
@@ -63,14 +64,14 @@ def test_two_opening_tokens() -> None:
 
 
 def test_long_rows_stop_the_run_or_are_dropped_and_never_cut() -> None:
-    rows = [row("0" * (n - 1) + "1", name=f"rows.jsonl:{n}") for n in (3, 9, 5, 12)]
-    assert within_length(rows, 12, drop=False) == (rows, 0)
+    rows = EncodedRows(row("0" * (n - 1) + "1", name=f"rows.jsonl:{n}") for n in (3, 9, 5, 12))
+    assert within_length(rows, 12, drop=False).tolist() == [True] * 4
     with pytest.raises(UserError) as caught:
         within_length(rows, 8, drop=False)
     assert str(caught.value) == (
         "2 of 4 rows are longer than max_length = 8 tokens (the longest, rows.jsonl:12, has 12)\n"
         "  Set --max_length 12, or --over_long drop to leave them out."
     )
-    assert within_length(rows, 8, drop=True) == ([rows[0], rows[2]], 2)
+    assert within_length(rows, 8, drop=True).tolist() == [True, False, True, False]
     with pytest.raises(UserError, match="all 4 rows are longer than max_length = 2 tokens"):
         within_length(rows, 2, drop=True)

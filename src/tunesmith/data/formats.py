@@ -25,7 +25,7 @@ from tunesmith.data._containers import container_of
 from tunesmith.data._conventions import build, detect, kinds_of, label_text
 from tunesmith.data._readers import Raw, RowProblem, raw_rows
 
-__all__ = ["Sniffed", "label_text", "read", "rows", "sniff"]
+__all__ = ["Sniffed", "good_rows", "label_text", "read", "rows", "sniff"]
 
 _SAMPLE = 200
 _SHOWN = 3
@@ -138,23 +138,35 @@ def read(
     Raises:
         UserError: a row is bad and `skip_bad_rows` is not set, no row is good, or the file cannot be read.
     """
-    path = Path(path)
-    sniffed = sniff(path, mapping)
-    good, bad = list[Example](), list[BadRow]()
+    sniffed, bad = sniff(Path(path), mapping), list[BadRow]()
+    good = list(good_rows(sniffed, bad, skip_bad_rows=skip_bad_rows, own_names=own_names))
+    return good, bad, sniffed
+
+
+def good_rows(sniffed: Sniffed, bad: list[BadRow], *, skip_bad_rows: bool = False, own_names: bool = False) -> Iterator[Example]:
+    """Read a file row by row and put the bad rows aside.
+
+    Args:
+        bad: where they are put. skip_bad_rows, own_names: as for `read`.
+
+    Raises:
+        UserError: at the end of the file: a row was bad and `skip_bad_rows` is not set, or no row was good.
+    """
+    path, good = sniffed.path, 0
     for row in rows(path, sniffed, own_names=own_names):
         if isinstance(row, Example):
-            good.append(row)
+            good += 1
+            yield row
         else:
             bad.append(row)
     if not good:
         raise UserError(f"{path} holds no row that can be used as {sniffed.convention}" + _shown(bad), _name_columns(sniffed))
     if bad and not skip_bad_rows:
-        total, them = len(good) + len(bad), "it" if len(bad) == 1 else "them"
+        total, them = good + len(bad), "it" if len(bad) == 1 else "them"
         raise UserError(
             f"{len(bad):,} of {total:,} rows in {path} cannot be used" + _shown(bad),
             f"Correct {them}, or go on without {them}: --skip_bad_rows.",
         )
-    return good, bad, sniffed
 
 
 def _shown(bad: Sequence[BadRow]) -> str:

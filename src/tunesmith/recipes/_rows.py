@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tunesmith.core.encode import encode_chat, encode_text
 from tunesmith.core.errors import UserError, unknown
 from tunesmith.core.files import text_hash
-from tunesmith.core.records import Encoded, Example, Message, Segment
+from tunesmith.core.progress import Progress
+from tunesmith.core.records import BadRow, Encoded, Example, Message, Segment
 from tunesmith.data import formats
+from tunesmith.data.encoded_rows import EncodedRows
 from tunesmith.data.prompts import Prompts
 from tunesmith.data.task import embedded_tasks, load_task
 from tunesmith.models.load import LM
 from tunesmith.recipes._tune_config import Config
 from tunesmith.train.probes import within_length
 
+_Row = TypeVar("_Row")
 _CHATS = ("messages", "sharegpt", "alpaca", "prompt_completion")
 
 
@@ -30,16 +37,16 @@ class Rows:
         fingerprint: hash of all that is learned from and chosen by.
     """
 
-    train: list[Encoded]
-    validation: list[Encoded]
+    train: EncodedRows
+    validation: EncodedRows
     validate: Callable[[], float] | None
     fingerprint: str
     warnings: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
         """Say what there is to learn from."""
-        tokens, counted = sum(map(len, self.train)), sum(sum(e.loss_mask) for e in self.train)
-        return f"{len(self.train)} rows, {tokens:,} tokens, {counted:,} of them supervised ({counted / tokens:.0%})"
+        tokens, counted = int(self.train.lengths.sum()), sum(sum(e.loss_mask) for e in self.train)
+        return f"{len(self.train):,} rows, {tokens:,} tokens, {counted:,} of them supervised ({counted / tokens:.0%})"
 
 
 def read_rows(config: Config, lm: LM) -> Rows:
@@ -66,49 +73,63 @@ def _task_rows(config: Config, lm: LM) -> Rows:
 
     task = load_task(config.data, skip_bad_rows=config.skip_bad_rows)
     prompts = Prompts(task, lm.tokenizer)
-    train, warnings = _encoded(config, task.splits.train[: config.train_rows], prompts.training)
+    examples = task.splits.train[: config.train_rows]
+    encoded, fits, warnings = _encoded(config, (_named(prompts.training(e), e.where) for e in examples), len(examples))
+    train = encoded.select(fits.nonzero()[0])
     held_out = task.splits.validation[: config.validation_rows]
     asker = Asker(lm, prompts, trained=True)
     validate = (lambda: accuracy_on(asker, held_out)) if held_out else None
-    fingerprint = text_hash(_fingerprint(train), task.template_hash, *(e.id for e in held_out))
-    return Rows(train, [], validate, fingerprint, [*task.splits.warnings, *warnings])
+    fingerprint = text_hash(train.fingerprint(), task.template_hash, *(e.id for e in held_out))
+    return Rows(train, train.select([]), validate, fingerprint, [*task.splits.warnings, *warnings])
 
 
 def _file_rows(config: Config, lm: LM, path: Path) -> Rows:
-    examples, bad, sniffed = formats.read(path, skip_bad_rows=config.skip_bad_rows)
+    sniffed, bad = formats.sniff(path), list[BadRow]()
     if sniffed.convention not in (*_CHATS, "text"):
         raise UserError(
             f"{path.name} holds {sniffed.convention.replace('_', ' ')} rows, which tune cannot train on by themselves",
             "Write a task YAML that names its template and answer field; see docs/tasks.md.",
         )
-    # Equal rows stay on one side, because they have one id.
-    ids = sorted({e.id for e in examples}, key=lambda i: text_hash("validation", i))
-    held_out = set(ids[: min(config.validation_rows, len(ids) // 10)])
-    train_rows = [e for e in examples if e.id not in held_out][: config.train_rows]
-    rows = [*train_rows, *(e for e in examples if e.id in held_out)]
-    encoded, warnings = _encoded(config, rows, lambda e: encode_row(lm.tokenizer, e))
-    learned = {e.where for e in train_rows}
-    train = [e for e in encoded if e.example_id in learned]
-    validation = [e for e in encoded if e.example_id not in learned]
+    # The file is read twice: first to learn which rows are for what, then to encode those. Equal rows stay on one side.
+    draws = np.fromiter(_draws(formats.good_rows(sniffed, bad, skip_bad_rows=config.skip_bad_rows)), np.uint64)
+    different = np.unique(draws)
+    held_out = np.isin(draws, different[: min(config.validation_rows, len(different) // 10)])
+    used = held_out.copy()
+    used[(~held_out).nonzero()[0][: config.train_rows]] = True
+    examples = compress(formats.good_rows(sniffed, [], skip_bad_rows=True), used)
+    encoded, fits, warnings = _encoded(config, (_named(encode_row(lm.tokenizer, e), e.where) for e in examples), int(used.sum()))
+    held_out = held_out[used]
+    train, validation = encoded.select((fits & ~held_out).nonzero()[0]), encoded.select((fits & held_out).nonzero()[0])
     if bad:
         warnings.append(f"{len(bad)} unusable rows were left out; the first: {bad[0].where}: {bad[0].reason}")
-    fingerprint = text_hash(_fingerprint(train), _fingerprint(validation))
+    fingerprint = text_hash(train.fingerprint(), validation.fingerprint())
     return Rows(train, validation, None, fingerprint, [*sniffed.warnings, *warnings])
 
 
-def _encoded(config: Config, rows: Sequence[Example], encode: Callable[[Example], Encoded]) -> tuple[list[Encoded], list[str]]:
-    encoded = [_named(encode(e), e.where) for e in rows]
-    kept, dropped = within_length(encoded, config.max_length, config.over_long == "drop")
-    return kept, [f"{dropped} rows longer than {config.max_length} tokens were dropped"] if dropped else []
+def _draws(examples: Iterable[Example]) -> Iterator[int]:
+    with Progress("reading", total=0, unit="rows") as progress:
+        for example in _counting(examples, progress):
+            yield int(text_hash("validation", example.id), 16)
+
+
+def _encoded(config: Config, rows: Iterable[Encoded], total: int) -> tuple[EncodedRows, NDArray[np.bool_], list[str]]:
+    """Return the rows, which of them are short enough, and what to say about the others."""
+    with Progress("encoding", total, unit="rows") as progress:
+        encoded = EncodedRows(_counting(rows, progress))
+    fits = within_length(encoded, config.max_length, config.over_long == "drop")
+    dropped = len(fits) - int(fits.sum())
+    return encoded, fits, [f"{dropped} rows longer than {config.max_length} tokens were dropped"] if dropped else []
+
+
+def _counting(rows: Iterable[_Row], progress: Progress) -> Iterator[_Row]:
+    for row in rows:
+        progress.advance(1)
+        yield row
 
 
 def _named(row: Encoded, where: str) -> Encoded:
     # Nothing predicts the first token of a row, so it is never a target, in plain text either.
     return replace(row, loss_mask=(False, *row.loss_mask[1:]), example_id=where)
-
-
-def _fingerprint(rows: Sequence[Encoded]) -> str:
-    return text_hash(*(f"{e.ids} {e.loss_mask}" for e in rows))
 
 
 def encode_row(tokenizer: Any, example: Example) -> Encoded:

@@ -20,6 +20,7 @@ from tunesmith.core.records import Encoded
 from tunesmith.core.runs import Run
 from tunesmith.core.seeds import derive
 from tunesmith.data.collate import Batch, epoch_order, micro_batches
+from tunesmith.data.encoded_rows import lengths_of
 from tunesmith.train import checkpoint
 from tunesmith.train.parameters import FitParameters
 from tunesmith.train.update import Updater, restore, schedule_factor, weights
@@ -104,7 +105,7 @@ class _Plan:
 
     def __init__(self, data: Sequence[Encoded], how: FitParameters, seed: int) -> None:
         self.data, self.how, self.seed = data, how, seed
-        self._lengths = [len(e) for e in data]
+        self._lengths = lengths_of(data)
         self._rows_per_step = how.batch_size * how.gradient_accumulation_steps
         self._per_epoch = math.ceil(len(data) / self._rows_per_step)
         self.total = how.max_steps or max(math.ceil(self._per_epoch * how.epochs), 1)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tunesmith.core.errors import UserError
 from tunesmith.core.records import Encoded
+from tunesmith.data.encoded_rows import EncodedRows, lengths_of
 
 
 def check_training_data(data: Sequence[Encoded], tokenizer: Any, stop_ids: frozenset[int]) -> None:
@@ -15,7 +19,7 @@ def check_training_data(data: Sequence[Encoded], tokenizer: Any, stop_ids: froze
     Raises:
         UserError: no targets or only targets, an answer without a stop token that counts, or two opening tokens.
     """
-    counted, total = sum(sum(e.loss_mask) for e in data), sum(len(e) for e in data)
+    counted, total = sum(sum(e.loss_mask) for e in data), sum(lengths_of(data))
     if counted == 0:
         raise UserError(
             f"none of the {total} training tokens counts, so nothing would be learned", "Check the template or the chat roles."
@@ -36,24 +40,24 @@ def check_training_data(data: Sequence[Encoded], tokenizer: Any, stop_ids: froze
             raise UserError(f"row {example.example_id} begins with two opening tokens", "Remove the one in the template.")
 
 
-def within_length(data: Sequence[Encoded], max_length: int, drop: bool) -> tuple[list[Encoded], int]:
-    """Keep the rows of at most `max_length` tokens; nothing is ever cut.
+def within_length(data: EncodedRows, max_length: int, drop: bool) -> NDArray[np.bool_]:
+    """Find the rows of at most `max_length` tokens; nothing is ever cut.
 
     Returns:
-        The kept rows and how many were dropped.
+        For each row, whether it is kept.
 
     Raises:
         UserError: some are longer and `drop` is off; says how many and how long.
     """
-    kept = [e for e in data if len(e) <= max_length]
-    dropped = len(data) - len(kept)
+    fits = data.lengths <= max_length
+    dropped = len(data) - int(fits.sum())
     if dropped and not drop:
-        longest = max(data, key=len)
+        longest = data[int(data.lengths.argmax())]
         raise UserError(
             f"{dropped} of {len(data)} rows are longer than max_length = {max_length} tokens "
             f"(the longest, {longest.example_id}, has {len(longest)})",
             f"Set --max_length {len(longest)}, or --over_long drop to leave them out.",
         )
-    if not kept:
+    if dropped == len(data):
         raise UserError(f"all {len(data)} rows are longer than max_length = {max_length} tokens", "Set a larger --max_length.")
-    return kept, dropped
+    return fits

@@ -1,0 +1,103 @@
+"""Encoded rows kept on disk, so that what fits on the disk can be trained on: a few bytes of memory a row, none a token."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import weakref
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.core.errors import WorkFailed
+from tunesmith.core.records import Encoded
+
+_COUNTS = 1 << 31
+_BUFFER = 1 << 20
+
+
+class EncodedRows(Sequence[Encoded]):
+    """Rows in one temporary file without a name, which the operating system removes however the process ends.
+
+    A token takes four bytes: its id, and whether it is a target in the highest bit.
+
+    Args:
+        rows: read once, one after the other.
+
+    Raises:
+        WorkFailed: the disk is full.
+    """
+
+    def __init__(self, rows: Iterable[Encoded]) -> None:
+        self._disk = _Disk()
+        starts, lengths, names = array("Q"), array("I"), array("H")
+        position = 0
+        try:
+            for row in rows:
+                name = row.example_id.encode()[-65_535:]
+                starts.append(position)
+                lengths.append(len(row))
+                names.append(len(name))
+                position += self._disk.file.write(_packed(row) + name)
+            self._disk.file.flush()
+        except OSError as error:
+            raise WorkFailed(f"the encoded rows cannot be kept on disk: {error}", "Set TMPDIR to a folder with room.") from None
+        self._starts, self._names = np.frombuffer(starts, np.uint64), np.frombuffer(names, np.uint16)
+        self.lengths: NDArray[np.int64] = np.frombuffer(lengths, np.uint32).astype(np.int64)
+
+    def select(self, numbers: Sequence[int] | NDArray[Any]) -> EncodedRows:
+        """Return some of the rows, in the order of their numbers; nothing is copied."""
+        chosen = object.__new__(EncodedRows)
+        index = np.asarray(numbers, np.int64)
+        chosen._disk = self._disk
+        chosen._starts, chosen._names, chosen.lengths = self._starts[index], self._names[index], self.lengths[index]
+        return chosen
+
+    @overload
+    def __getitem__(self, number: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Encoded]: ...
+    def __getitem__(self, number: int | slice) -> Encoded | list[Encoded]:
+        """Read a row from the file, or several as a list."""
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        if not -len(self) <= number < len(self):
+            raise IndexError(number)
+        tokens = int(self.lengths[number])
+        content = os.pread(self._disk.file.fileno(), 4 * tokens + int(self._names[number]), int(self._starts[number]))
+        packed = np.frombuffer(content, np.uint32, tokens)
+        ids, mask = (packed & ~np.uint32(_COUNTS)).tolist(), (packed >= _COUNTS).tolist()
+        return Encoded(tuple(ids), tuple(mask), content[4 * tokens :].decode(errors="replace"))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def fingerprint(self) -> str:
+        """Return a hash of all ids and masks, in their order."""
+        digest = hashlib.sha256(self.lengths.tobytes())
+        for row in self:
+            digest.update(_packed(row))
+        return digest.hexdigest()
+
+
+class _Disk:
+    """The file of some rows, closed when the last of those who read it is gone."""
+
+    def __init__(self) -> None:
+        # /var/tmp is on a disk where /tmp may be in memory.
+        folder = "/var/tmp" if os.access("/var/tmp", os.W_OK) and "TMPDIR" not in os.environ else None
+        self.file = tempfile.TemporaryFile(dir=folder, buffering=_BUFFER)  # noqa: SIM115
+        weakref.finalize(self, self.file.close)
+
+
+def lengths_of(rows: Sequence[Encoded]) -> list[int]:
+    """Return how many tokens each row has, without reading rows that know it."""
+    return rows.lengths.tolist() if isinstance(rows, EncodedRows) else [len(row) for row in rows]
+
+
+def _packed(row: Encoded) -> bytes:
+    return (np.array(row.ids, np.uint32) | np.array(row.loss_mask, np.uint32) << 31).tobytes()
