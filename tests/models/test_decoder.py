@@ -151,7 +151,7 @@ def test_short_rows_cost_their_real_tokens_only(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("lever", LEVERS)
 def test_leaving_a_lever_out_changes_neither_loss_nor_gradient(toy: LM, lever: str) -> None:
-    lora.attach(toy.model, lora.Parameters(rank=4), 0)
+    lora.attach(toy.model, lora.Parameters.model_validate({"rank": 4}), 0)
     with torch.no_grad():
         for layer in lora.layers(toy.model).values():
             layer.lora_B.normal_(std=0.1, generator=torch.Generator().manual_seed(0))

@@ -35,7 +35,7 @@ def plain_rotation(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
 
 
 angles = torch.linspace(0, 5, 7 * 4, dtype=torch.float64).view(7, 4)
-CASES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[object, ...]]] = {
+CASES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[Any, ...]]] = {
     "norm": (
         RMSNorm.apply,
         lambda x, w, eps: w * x * (x.pow(2).mean(-1, keepdim=True) + eps).rsqrt(),

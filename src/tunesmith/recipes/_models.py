@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from tunesmith.core.errors import UserError
+from tunesmith.core.memory import use_large_pages
 from tunesmith.models.load import LM
 from tunesmith.models.load import load as load_base
 from tunesmith.peft._files import Attached, load_adapter
@@ -49,5 +50,6 @@ def quiet_libraries() -> None:
 
 
 def use_threads(count: int | None) -> None:
-    """Use `count` processor threads; None = as many as the process may run on."""
+    """Use `count` processor threads, None = as many as the process may run on; and memory in large pages."""
+    use_large_pages()
     torch.set_num_threads(count or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
