@@ -10,7 +10,10 @@ import torch
 from torch.nn import functional as F
 
 TOKENS, LENGTH, LAYERS, HEADS, WIDTH = 2048, 512, 30, 9, 576
-SHAPES = {"q": (576, 576), "k": (192, 576), "v": (192, 576), "o": (576, 576), "gate": (1536, 576), "up": (1536, 576), "down": (576, 1536)}  # fmt: skip
+SHAPES = {
+    "q": (576, 576), "k": (192, 576), "v": (192, 576), "o": (576, 576), "gate": (1536, 576), "up": (1536, 576),
+    "down": (576, 1536),
+}  # fmt: skip
 
 
 def seconds(work: Callable[[], object], repeats: int = 5) -> float:

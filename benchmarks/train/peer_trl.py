@@ -14,9 +14,10 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
+
+from peft import LoraConfig
 
 
 def main() -> None:

@@ -30,7 +30,8 @@ HERE = Path(__file__).parent
 
 def run_json(words: list[str], **environment: str) -> dict[str, Any]:
     """Run a command and read the last line it prints."""
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, env={**os.environ, **environment})  # fmt: skip
+    about = {**os.environ, **environment}
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, env=about)
     return json.loads(done.stdout.splitlines()[-1])
 
 

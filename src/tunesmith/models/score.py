@@ -17,6 +17,7 @@ import torch
 from tunesmith.core.encode import token_ids, with_bos
 from tunesmith.core.errors import UserError
 from tunesmith.core.progress import Progress
+from tunesmith.models.decoder import hidden_states
 from tunesmith.models.load import LM
 
 _TOKENS_PER_BATCH = 4096
@@ -158,7 +159,6 @@ def _encode_prefix(lm: LM, ids: tuple[int, ...]) -> _Prefix:
 
 
 def _score_batch(lm: LM, rows: list[_Row], prefix: _Prefix | None) -> list[Scored]:
-    hidden = _forward(lm, rows, prefix)
     places, targets = [], []  # (row, position) whose logits predict the target id
     for b, row in enumerate(rows):
         start, end = len(row.prompt), len(row.prompt) - 1
@@ -166,7 +166,9 @@ def _score_batch(lm: LM, rows: list[_Row], prefix: _Prefix | None) -> list[Score
             places += [(b, end), *((b, start + k) for k in range(len(continuation) - 1))]
             targets += continuation
             start += len(continuation) - 1
-    logprobs, best = _logprobs_at(lm, hidden, places, targets)
+    unique = {place: i for i, place in enumerate(dict.fromkeys(places))}
+    picked = _hidden_at(lm, rows, prefix, list(unique))
+    logprobs, best = _logprobs(lm, picked, torch.tensor([unique[place] for place in places]), targets)
     answers, at = [], 0
     for row in rows:
         free, sums = best[at], []
@@ -177,7 +179,22 @@ def _score_batch(lm: LM, rows: list[_Row], prefix: _Prefix | None) -> list[Score
     return answers
 
 
-def _forward(lm: LM, rows: list[_Row], prefix: _Prefix | None) -> torch.Tensor:
+def _hidden_at(lm: LM, rows: list[_Row], prefix: _Prefix | None, places: list[tuple[int, int]]) -> torch.Tensor:
+    """Return the hidden states [N, hidden] at places (row, position)."""
+    at_row, at_position = map(torch.tensor, zip(*places, strict=True))
+    if prefix or any(row.length > len(row.prompt) for row in rows):
+        return _branched(lm, rows, prefix)[at_row, at_position]
+    # Continuations of one token: nothing is read beyond the prompt's end, in the order of the rows.
+    lengths = torch.tensor([row.length for row in rows])
+    ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+    for b, row in enumerate(rows):
+        ids[b, : row.length] = torch.tensor(row.prompt)
+    wanted = torch.zeros(ids.shape, dtype=torch.bool)
+    wanted[at_row, at_position] = True
+    return hidden_states(lm.model, ids.to(lm.device), lengths.to(lm.device), wanted.to(lm.device))
+
+
+def _branched(lm: LM, rows: list[_Row], prefix: _Prefix | None) -> torch.Tensor:
     """Return hidden states [B, T, hidden] of rows padded on the right to the longest."""
     from transformers import DynamicCache
 
@@ -201,11 +218,9 @@ def _forward(lm: LM, rows: list[_Row], prefix: _Prefix | None) -> torch.Tensor:
         for index, (keys, values) in enumerate(prefix.layers):
             cache.update(keys.expand(len(rows), -1, -1, -1), values.expand(len(rows), -1, -1, -1), index)
         arguments["past_key_values"] = cache
-    # A causal kernel needs no mask for rows padded on the right; branches or a prefix do.
-    if prefix or any(row.length > len(row.prompt) for row in rows):
-        allowed = _tree_mask(rows, longest, past).to(lm.device)
-        mask = torch.zeros(allowed.shape, dtype=lm.dtype, device=lm.device).masked_fill_(~allowed, torch.finfo(lm.dtype).min)
-        arguments["attention_mask"] = mask
+    allowed = _tree_mask(rows, longest, past).to(lm.device)
+    mask = torch.zeros(allowed.shape, dtype=lm.dtype, device=lm.device).masked_fill_(~allowed, torch.finfo(lm.dtype).min)
+    arguments["attention_mask"] = mask
     return lm.model.base_model(**arguments).last_hidden_state
 
 
@@ -224,19 +239,16 @@ def _tree_mask(rows: list[_Row], longest: int, past: int) -> torch.Tensor:
     return torch.cat([torch.ones(inner.shape[0], longest, past, dtype=torch.bool), inner], dim=-1)[:, None]
 
 
-def _logprobs_at(
-    lm: LM, hidden: torch.Tensor, places: list[tuple[int, int]], targets: list[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return log p(target) at each place [N], and the argmax id there [N]. Each place's logits are made once, in chunks."""
-    unique = {place: i for i, place in enumerate(dict.fromkeys(places))}
-    index = torch.tensor([unique[p] for p in places])
-    rows, columns = zip(*unique, strict=True)
-    picked = hidden[torch.tensor(rows), torch.tensor(columns)]
+def _logprobs(lm: LM, picked: torch.Tensor, index: torch.Tensor, targets: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log p(targets[i]) [N] after the hidden state picked[index[i]], and the argmax id there [N].
+
+    Logits are made once for each hidden state, in chunks.
+    """
     which, wanted = index.to(picked.device), torch.tensor(targets, device=picked.device)
     logprobs = torch.empty(len(targets), dtype=torch.float32, device=picked.device)
-    best = torch.empty(len(unique), dtype=torch.long, device=picked.device)
-    for start in range(0, len(unique), _ROWS_OF_LOGITS):
-        stop = min(start + _ROWS_OF_LOGITS, len(unique))
+    best = torch.empty(len(picked), dtype=torch.long, device=picked.device)
+    for start in range(0, len(picked), _ROWS_OF_LOGITS):
+        stop = min(start + _ROWS_OF_LOGITS, len(picked))
         logits = lm.model.get_output_embeddings()(picked[start:stop]).float()
         best[start:stop] = logits.argmax(-1)
         here = (which >= start) & (which < stop)

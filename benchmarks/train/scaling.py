@@ -1,0 +1,117 @@
+"""How cost grows: seconds for 1k, 10k and 100k equal rows, memory while a 1 GB file streams in, and what a step costs beside the model.
+
+Usage: python benchmarks/train/scaling.py [--full]     (--full: 100k rows and 1 GB instead of 20k rows and 100 MB)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+WORDS = "the quick brown fox jumps over the lazy dog while it rains in the hills "
+
+
+def write(path: Path, rows: int, characters: int) -> int:
+    """Write prompt/completion rows of equal length; returns bytes."""
+    with path.open("w", encoding="utf-8") as file:
+        for i in range(rows):
+            text = (WORDS * (characters // len(WORDS) + 1))[: characters - 9]
+            file.write(json.dumps({"prompt": f"{i:08d} {text}", "completion": "a reply"}) + "\n")
+    return path.stat().st_size
+
+
+def tune(rows: Path, folder: Path, *more: str) -> tuple[dict[str, Any], float]:
+    """Train the toy model for one epoch; the report and the seconds of the whole command."""
+    words = [
+        sys.executable,
+        "-m",
+        "tunesmith",
+        "tune",
+        str(rows),
+        "--model",
+        "toy-llama",
+        "--run_dir",
+        str(folder),
+        "--overwrite",
+    ]
+    words += ["--validation_rows", "0", "--threads", "1", "--save_steps", "1000000", "--json", *more]
+    start = time.perf_counter()
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1]), time.perf_counter() - start
+
+
+def growth(counts: list[int], folder: Path) -> list[dict[str, float]]:
+    """Seconds per thousand rows, start-up of the process apart."""
+    points = []
+    for count in counts:
+        rows = folder / "rows.jsonl"
+        write(rows, count, 60)
+        report, wall = tune(rows, folder / "run", "--batch_size", "32")
+        points.append({"rows": count, "training_seconds": report["seconds"], "wall_seconds": wall})
+        print(points[-1], file=sys.stderr, flush=True)
+    return points
+
+
+def streaming(size: int, folder: Path) -> dict[str, float]:
+    """Peak memory of training two steps on a large file, against the same on a small one."""
+    peaks = {}
+    for name, target in (("small", 1_000_000), ("large", size)):
+        rows = folder / "rows.jsonl"
+        written = write(rows, target // 1040, 1000)
+        report, wall = tune(rows, folder / "run", "--batch_size", "2", "--max_steps", "2")
+        peaks[name] = {"bytes": written, "peak_memory_gb": report["peak_memory_gb"], "wall_seconds": wall}
+        print(name, peaks[name], file=sys.stderr, flush=True)
+        rows.unlink()
+    return {**peaks, "added_gb": peaks["large"]["peak_memory_gb"] - peaks["small"]["peak_memory_gb"]}
+
+
+OVERHEAD = """
+import json, sys, time, torch
+from pathlib import Path
+from tunesmith.recipes import tune
+from tunesmith.train import fit, update
+spent = 0.0
+def timed(function):
+    def call(*a, **k):
+        global spent
+        start = time.perf_counter()
+        result = function(*a, **k)
+        spent += time.perf_counter() - start
+        return result
+    return call
+import tunesmith.recipes._adapt as adapt
+adapt.summed_loss = timed(adapt.summed_loss)
+torch.Tensor.backward = timed(torch.Tensor.backward)
+update.Updater.step, update.Updater.gather = timed(update.Updater.step), timed(update.Updater.gather)
+report = tune.run(tune.Config(data=sys.argv[1], run_dir=sys.argv[2], overwrite=True, validation_rows=0, batch_size=8, max_steps=3))
+print(json.dumps({"overhead_share": 1 - spent / report["seconds"], "seconds": report["seconds"]}))
+"""
+
+
+def main() -> None:
+    """Measure and write scaling.json."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--full", action="store_true")
+    full = parser.parse_args().full
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as temporary:
+        folder = Path(temporary)
+        result: dict[str, Any] = {"growth": growth([1000, 10_000, 100_000 if full else 20_000], folder)}
+        result["streaming"] = streaming(1_000_000_000 if full else 100_000_000, folder)
+        rows = folder / "rows.jsonl"
+        write(rows, 64, 1000)
+        words = [sys.executable, "-c", OVERHEAD, str(rows), str(folder / "run")]
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+        result["step"] = json.loads(done.stdout.splitlines()[-1])
+    (HERE / "scaling.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result["step"]), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
