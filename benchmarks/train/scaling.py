@@ -1,4 +1,4 @@
-"""How cost grows: seconds for 1k, 10k and 100k equal rows, memory while a 1 GB file streams in, and what a step costs beside the model.
+"""How cost grows: seconds for 1k, 10k, 100k equal rows, memory while 1 GB streams in, and what a step costs beside the model.
 
 Usage: python benchmarks/train/scaling.py [--full]     (--full: 100k rows and 1 GB instead of 20k rows and 100 MB)
 """
@@ -90,7 +90,8 @@ import tunesmith.recipes._adapt as adapt
 adapt.summed_loss = timed(adapt.summed_loss)
 torch.Tensor.backward = timed(torch.Tensor.backward)
 update.Updater.step, update.Updater.gather = timed(update.Updater.step), timed(update.Updater.gather)
-report = tune.run(tune.Config(data=sys.argv[1], run_dir=sys.argv[2], overwrite=True, validation_rows=0, batch_size=8, max_steps=3))
+config = tune.Config(data=sys.argv[1], run_dir=sys.argv[2], overwrite=True, validation_rows=0, batch_size=8, max_steps=3)
+report = tune.run(config)
 print(json.dumps({"overhead_share": 1 - spent / report["seconds"], "seconds": report["seconds"]}))
 """
 
