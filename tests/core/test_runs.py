@@ -1,6 +1,7 @@
 """A run directory is continued by the same run only."""
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,19 @@ def test_steps_after_the_one_resumed_from_are_forgotten(tmp_path: Path) -> None:
     run.log({"step": 4})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line.get("step") for line in lines] == [0, 1, 2, 3, None, 4]
+
+
+def test_lines_that_a_full_disk_refused_come_with_the_next(tmp_path: Path) -> None:
+    run = Run(tmp_path, {}, {})
+    run.log({"step": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))  # the system takes half of the second line
+        for step in (2, 3):
+            with pytest.raises(OSError, match="File too large"):
+                run.log({"step": step})
+        assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    run.log({"step": 4})
+    assert (tmp_path / "metrics.jsonl").read_text() == "".join(f'{{"step": {step}}}\n' for step in (1, 2, 3, 4))
