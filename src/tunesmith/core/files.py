@@ -95,7 +95,7 @@ def _write_out(path: Path, pieces: Sequence[memoryview | bytes], flag: int) -> N
     try:
         for piece in pieces:
             view = memoryview(piece)
-            while len(view):
+            while view:
                 view = view[os.write(descriptor, view[: 1 << 24]) :]
         os.fsync(descriptor)
     finally:
