@@ -3,7 +3,8 @@
 As a module: `Server` starts it and asks it. As a script: reads one JSON request a line, forks, and answers with one line.
 A request is {"arguments", "cwd", "die_at"?, "die_after"?, "signal"?}: die_at = SIGKILL itself at the n-th file operation
 below the working directory, die_after = SIGKILL from outside after so many seconds, signal = [number, steps]: send a
-signal once so many steps are logged, disk = arguments of `trouble.Disk`, poison = those of `trouble.poisoned` after the first.
+signal once so many steps are logged, disk = arguments of `trouble.Disk`, poison and
+full_disk = those of `trouble.poisoned` and `trouble.filled` after the first.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trouble import Disk, poisoned
+from trouble import Disk, filled, poisoned
 
 _OPERATIONS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link")
 
@@ -67,10 +68,11 @@ def _child(request: dict[str, Any], folder: str) -> None:
 
     sys.addaudithook(watch)
     with Disk(**request.get("disk", {"below": "/nothing"})).between() as disk:
-        if "poison" in request:
-            from tunesmith.recipes import _adapt
+        for name, wrap in (("poison", poisoned), ("full_disk", filled)):
+            if name in request:
+                from tunesmith.recipes import _adapt
 
-            _adapt.fit = poisoned(_adapt.fit, *request["poison"])
+                _adapt.fit = wrap(_adapt.fit, *request[name])
         code = cli.main(request["arguments"])
     sys.stdout.flush()
     sys.stderr.flush()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -81,6 +83,49 @@ def poisoned(fit: Callable[..., Any], where: str, at: int, value: float) -> Call
         return fit(loss, parameters, data, *rest, **named)
 
     return ill
+
+
+def filled(fit: Callable[..., Any], how: str, first: int, last: int, die: bool) -> Callable[..., Any]:
+    """Wrap `fit` so that from loss `first` to loss `last` the disk is really full; then there is room again, or the process dies.
+
+    Args:
+        how: "brim" = not a byte is free; "nearly" = the tensors of a checkpoint fit and the rest of it does not; "limit" =
+            the system refuses files of more than 4,000 bytes, where nobody may mount a disk of their own.
+    """
+    ballast = Path("run") / "ballast"
+
+    def fill() -> None:
+        if how == "limit":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, resource.RLIM_INFINITY))
+            return
+        newest = sorted(Path("run/checkpoints").glob("step-*"))[-1]
+        leave = sum(p.stat().st_size // 4096 * 4096 for p in newest.glob("*.safetensors")) if how == "nearly" else 0
+        with ballast.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        os.truncate(ballast, ballast.stat().st_size - leave)
+
+    def free() -> None:
+        if die:
+            os.kill(os.getpid(), signal.SIGKILL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        ballast.unlink(missing_ok=True)
+
+    def full(loss_of: Callable[..., Any], *rest: Any, **named: Any) -> Any:
+        made = 0
+
+        def loss(batch: Any) -> Any:
+            nonlocal made
+            made += 1
+            if made == first:
+                fill()
+            if made == last:
+                free()
+            return loss_of(batch)
+
+        return fit(loss, *rest, **named)
+
+    return full
 
 
 def finite_checkpoints(folder: Path, scratch: Path) -> list[str]:
