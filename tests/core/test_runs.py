@@ -80,3 +80,24 @@ def test_lines_that_a_full_disk_refused_come_with_the_next(tmp_path: Path) -> No
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     run.log({"step": 4})
     assert (tmp_path / "metrics.jsonl").read_text() == "".join(f'{{"step": {step}}}\n' for step in (1, 2, 3, 4))
+
+
+def test_overwriting_that_was_interrupted_can_be_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Run(tmp_path, {"seed": 0}, {}).log({"step": 1})
+    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (tmp_path / "zeta.txt").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "checkpoints")
+    real, removed = Path.unlink, []
+
+    def dies(path: Path, missing_ok: bool = False) -> None:
+        if len(removed) == 2:
+            raise KeyboardInterrupt
+        removed.append(path.name)
+        real(path, missing_ok)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", dies)
+        Run(tmp_path, {"seed": 1}, {}, overwrite=True)
+    assert (tmp_path / "run.json").is_file()
+    Run(tmp_path, {"seed": 1}, {}, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]

@@ -51,7 +51,7 @@ class Run:
         self.folder = folder
         record = folder / "run.json"
         if overwrite and record.is_file():
-            shutil.rmtree(folder)
+            _empty(folder, record)
         if record.is_file():
             _check_same(folder, _inputs_of(record), json.loads(canonical(inputs)))
         elif folder.is_dir() and any(not f.name.startswith(".") for f in folder.iterdir()):
@@ -98,6 +98,18 @@ class Run:
                 kept.append(line + "\n")
         if "".join(kept) != text:
             write_text(self._metrics, "".join(kept))
+
+
+def _empty(folder: Path, record: Path) -> None:
+    """Remove a run's files, its record last: killed half-way, the folder still is a run, which can be overwritten.
+
+    The folder stays: it may be a disk of its own.
+    """
+    for path in sorted(folder.iterdir(), key=lambda path: path == record):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _inputs_of(record: Path) -> dict[str, Any]:
