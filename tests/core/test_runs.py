@@ -95,9 +95,10 @@ def test_overwriting_that_was_interrupted_can_be_done_again(tmp_path: Path, monk
         removed.append(path.name)
         real(path, missing_ok)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", dies)
-        Run(tmp_path, {"seed": 1}, {}, overwrite=True)
+        with pytest.raises(KeyboardInterrupt):
+            Run(tmp_path, {"seed": 1}, {}, overwrite=True)
     assert (tmp_path / "run.json").is_file()
     Run(tmp_path, {"seed": 1}, {}, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]

@@ -1,4 +1,4 @@
-"""`pytest tests/reliability --full` kills a hundred times instead of ten, flips ten thousand bits instead of hundreds, and so on."""
+"""`pytest tests/reliability --full` is the long form: 100 kills instead of 10, 10,000 flipped bits instead of 400, and so on."""
 
 import json
 from collections.abc import Iterator

@@ -40,7 +40,7 @@ def test_nothing_damaged_is_ever_loaded(
     trained: Path, kind: str, many: int, few: int, full: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = trained / "run" / "checkpoints"
-    before, newest = sorted(folder.iterdir())
+    newest = max(folder.iterdir())
     files = sorted(newest.iterdir())
     assert [f.name for f in files] == ["MANIFEST.json", "best.safetensors", "optimizer.safetensors", "state.json"]
     whole = content(checkpoint.latest(folder))
@@ -67,6 +67,8 @@ def test_nothing_damaged_is_ever_loaded(
     # The control: what was put back is whole again.
     assert content(checkpoint.latest(folder)) == whole
     assert not capsys.readouterr().err
+    with capsys.disabled():
+        print(f"\n{trials} x {kind}: 0 loaded, {trials} times the one before, {trials} times said")  # noqa: T201
 
 
 def test_every_bit_of_a_manifest_counts(trained: Path, full: bool) -> None:

@@ -1,4 +1,4 @@
-"""Every write, flush, rename, open and mkdir of a save fails in turn: training goes on, says so, and nothing half-written loads."""
+"""Every write, flush, rename, open and mkdir of a save fails in turn: training goes on, says so, nothing half-written loads."""
 
 import os
 from pathlib import Path

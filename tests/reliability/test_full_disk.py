@@ -1,4 +1,4 @@
-"""A disk that is really full in the middle of a training: it goes on, says so, loses nothing, and saves again once there is room."""
+"""A disk that is really full in the middle of a training: it goes on, says so, loses nothing, and saves again."""
 
 import json
 import subprocess
@@ -82,9 +82,9 @@ def test_killed_on_a_full_disk_and_resumed_with_room(
     assert logged(disk) == list(range(1, 19))
 
 
-def test_a_log_on_a_full_disk_does_not_end_a_training(rows: Path, tmp_path: Path) -> None:
+def test_a_log_on_a_full_disk_does_not_end_a_training() -> None:
     # As in `tunesmith tune ... 2> log`: /dev/full refuses every byte.
-    code = "import sys; from tunesmith.core.progress import Progress, say\nsay('a')\nwith Progress('t', 2, 'steps') as p: p.advance(1)\n"
+    code = "from tunesmith.core.progress import Progress, say\nsay('a')\nwith Progress('t', 2, 'steps') as p: p.advance(1)\n"
     with open("/dev/full", "w") as log:
         done = subprocess.run([sys.executable, "-c", f"{code}print('done')"], stderr=log, stdout=subprocess.PIPE, text=True)
     assert done.stdout == "done\n"

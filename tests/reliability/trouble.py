@@ -59,7 +59,7 @@ class Disk:
 
 
 def poisoned(fit: Callable[..., Any], where: str, at: int, value: float) -> Callable[..., Any]:
-    """Wrap `fit` so that a number which is not finite appears at the `at`-th loss: in a row's data, the loss, a gradient or a weight."""
+    """Wrap `fit` so that a number which is not finite appears at the `at`-th loss: in "data", "loss", "gradient" or "weight"."""
     import torch
 
     def ill(loss_of: Callable[..., Any], parameters: Mapping[str, Any], data: Any, *rest: Any, **named: Any) -> Any:
