@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tunesmith.core.files import (
     text_hash,
     verify_manifest,
     write_bytes,
+    write_checked,
     write_json,
     write_jsonl,
     write_manifest,
@@ -71,6 +73,29 @@ def test_a_write_that_fails_leaves_the_old_content_and_says_so(tmp_path: Path) -
     assert told == f"cannot write {path}: File too large\n  Free some space or choose another --run_dir.\n"
     assert path.read_text() == "old"
     assert [f.name for f in tmp_path.iterdir()] == ["state"]
+
+
+def test_what_is_written_and_read_back_has_the_hash_of_the_file(tmp_path: Path) -> None:
+    pieces = [b"head", memoryview(bytes(range(256)) * 10_000), b""]
+    entry = write_checked(tmp_path / "a", pieces)
+    assert (tmp_path / "a").read_bytes() == b"".join(pieces)
+    assert entry == {"bytes": 2_560_004, "sha256": sha256(tmp_path / "a")}
+    with pytest.raises(FileExistsError):
+        write_checked(tmp_path / "a", pieces)
+
+
+def test_what_does_not_read_back_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for at in (0, 1_500_000, 2_999_999):
+        real = os.fsync
+
+        def lossy(descriptor: int, at: int = at, real: Callable[[int], None] = real) -> None:
+            real(descriptor)
+            os.pwrite(descriptor, b"?", at)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", lossy)
+            with pytest.raises(OSError, match="does not read back as written"):
+                write_checked(tmp_path / str(at), [bytes(2_000_000), bytes(1_000_000)])
 
 
 def test_a_place_that_cannot_hold_a_file_is_an_error(tmp_path: Path) -> None:

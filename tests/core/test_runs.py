@@ -1,6 +1,7 @@
 """A run directory is continued by the same run only."""
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,41 @@ def test_steps_after_the_one_resumed_from_are_forgotten(tmp_path: Path) -> None:
     run.log({"step": 4})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line.get("step") for line in lines] == [0, 1, 2, 3, None, 4]
+
+
+def test_lines_that_a_full_disk_refused_come_with_the_next(tmp_path: Path) -> None:
+    run = Run(tmp_path, {}, {})
+    run.log({"step": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))  # the system takes half of the second line
+        for step in (2, 3):
+            with pytest.raises(OSError, match="File too large"):
+                run.log({"step": step})
+        assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    run.log({"step": 4})
+    assert (tmp_path / "metrics.jsonl").read_text() == "".join(f'{{"step": {step}}}\n' for step in (1, 2, 3, 4))
+
+
+def test_overwriting_that_was_interrupted_can_be_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Run(tmp_path, {"seed": 0}, {}).log({"step": 1})
+    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (tmp_path / "zeta.txt").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "checkpoints")
+    real, removed = Path.unlink, []
+
+    def dies(path: Path, missing_ok: bool = False) -> None:
+        if len(removed) == 2:
+            raise KeyboardInterrupt
+        removed.append(path.name)
+        real(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", dies)
+        with pytest.raises(KeyboardInterrupt):
+            Run(tmp_path, {"seed": 1}, {}, overwrite=True)
+    assert (tmp_path / "run.json").is_file()
+    Run(tmp_path, {"seed": 1}, {}, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]

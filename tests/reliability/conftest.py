@@ -1,4 +1,4 @@
-"""`pytest tests/reliability --full` kills a hundred times instead of ten."""
+"""`pytest tests/reliability --full` is the long form: 100 kills instead of 10, 10,000 flipped bits instead of 400, and so on."""
 
 import json
 from collections.abc import Iterator
@@ -14,9 +14,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def kills(request: pytest.FixtureRequest) -> int:
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether --full was given."""
+    return bool(request.config.getoption("--full", default=False))
+
+
+@pytest.fixture
+def kills(full: bool) -> int:
     """How often to kill."""
-    return 100 if request.config.getoption("--full", default=False) else 10
+    return 100 if full else 10
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@
 As a module: `Server` starts it and asks it. As a script: reads one JSON request a line, forks, and answers with one line.
 A request is {"arguments", "cwd", "die_at"?, "die_after"?, "signal"?}: die_at = SIGKILL itself at the n-th file operation
 below the working directory, die_after = SIGKILL from outside after so many seconds, signal = [number, steps]: send a
-signal once so many steps are logged.
+signal once so many steps are logged, disk = arguments of `trouble.Disk`, poison and
+full_disk = those of `trouble.poisoned` and `trouble.filled` after the first.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from trouble import Disk, filled, poisoned
 
 _OPERATIONS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link")
 
@@ -64,10 +67,18 @@ def _child(request: dict[str, Any], folder: str) -> None:
                     os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    code = cli.main(request["arguments"])
+    with Disk(**request.get("disk", {"below": "/nothing"})).between() as disk:
+        for name, wrap in (("poison", poisoned), ("full_disk", filled)):
+            if name in request:
+                from tunesmith.recipes import _adapt
+
+                _adapt.fit = wrap(_adapt.fit, *request[name])
+        code = cli.main(request["arguments"])
     sys.stdout.flush()
     sys.stderr.flush()
-    Path(f"{folder}.count").write_text(str(count), encoding="utf-8")
+    Path(f"{folder}.count").write_text(
+        json.dumps({"operations": count, "calls": disk.calls, "failed": disk.failed}), encoding="utf-8"
+    )
     os._exit(code)
 
 
@@ -97,9 +108,9 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
     _, status = os.waitpid(pid, 0)
     said = {name: Path(f"{folder}.{name}").read_text(encoding="utf-8") for name in ("out", "err")}
     counted = Path(f"{folder}.count")
-    operations = int(counted.read_text(encoding="utf-8")) if counted.is_file() else 0
+    seen = json.loads(counted.read_text(encoding="utf-8")) if counted.is_file() else {"operations": 0}
     counted.unlink(missing_ok=True)
-    return {"code": os.waitstatus_to_exitcode(status), "operations": operations, "seconds": time.perf_counter() - start, **said}
+    return {"code": os.waitstatus_to_exitcode(status), **seen, "seconds": time.perf_counter() - start, **said}
 
 
 if __name__ == "__main__":

@@ -113,9 +113,9 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad: float, dtype: torch.
 
 def test_a_weight_that_is_not_finite_is_found_by_name() -> None:
     parameters = {"fine": matrix(1.0), "ill": torch.nn.Parameter(torch.tensor([1.0, math.inf]))}
-    assert Updater(parameters, 0.0, 0.0).not_finite() == "ill"
+    assert Updater(parameters, 0.0, 0.0).not_finite() == "the weights of ill"
     parameters["ill"] = torch.nn.Parameter(torch.tensor([1.0, math.nan]))
-    assert Updater(parameters, 0.0, 0.0).not_finite() == "ill"
+    assert Updater(parameters, 0.0, 0.0).not_finite() == "the weights of ill"
     parameters["ill"] = matrix(-3e38)
     assert Updater(parameters, 0.0, 0.0).not_finite() == ""
 
@@ -187,3 +187,17 @@ def test_every_schedule_rises_once_and_never_leaves_its_bounds() -> None:
             assert max(factors) == 1.0
             assert factors[warmup:] == sorted(factors[warmup:], reverse=True)
     assert [schedule_factor("constant", s, 9, 2) for s in range(9)] == [0.5] + [1.0] * 8
+
+
+def test_moments_that_are_not_finite_are_found_too() -> None:
+    # The square of 1e25 is beyond float32: weights stay finite, but every later update would be 0.
+    weight = matrix(1.0)
+    updater = Updater({"a": weight}, 0.0, 0.0)
+    weight.grad = torch.full_like(weight, 1e25)
+    updater.step(0.1)
+    assert bool(weight.isfinite().all())
+    assert updater.not_finite() == "exp_avg_sq of a"
+    tamed = Updater({"a": weight}, 0.0, 1.0)
+    weight.grad = torch.full_like(weight, 1e15)
+    tamed.step(0.1)
+    assert tamed.not_finite() == ""

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tunesmith.core.errors import WorkFailed
+
+_BLOCK = 1 << 20
 
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal, reading a megabyte at a time."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
 
@@ -53,16 +57,49 @@ def write_bytes(path: Path, data: bytes) -> None:
     beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _write_out(beside, [data], os.O_TRUNC)
         os.replace(beside, path)
+        sync_directory(path.parent)
     except OSError as error:
-        if path.parent.is_dir():
-            beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
         raise WorkFailed(f"cannot write {path}: {error.strerror}", "Free some space or choose another --run_dir.") from error
-    sync_directory(path.parent)
+
+
+def write_checked(path: Path, pieces: Sequence[memoryview | bytes]) -> dict[str, Any]:
+    """Write bytes to a new file, flush them to the disk, and read them back.
+
+    Returns:
+        The file's entry for a manifest: its size and the SHA-256 of what was read back, which is what was given.
+
+    Raises:
+        OSError: the file exists, could not be written, or does not read back as written.
+    """
+    _write_out(path, pieces, os.O_EXCL)
+    digest, buffer = hashlib.sha256(), bytearray(_BLOCK)
+    with path.open("rb", buffering=0) as file:
+        for piece in pieces:
+            for start in range(0, len(piece), _BLOCK):
+                block = piece[start : start + _BLOCK]
+                window = buffer if len(block) == _BLOCK else bytearray(len(block))
+                # A bytearray compares with any buffer in one memcmp; a memoryview would go byte by byte.
+                if file.readinto(window) != len(block) or window != block:
+                    raise OSError(errno.EIO, "it does not read back as written", str(path))
+                digest.update(window)
+    return {"bytes": sum(map(len, pieces)), "sha256": digest.hexdigest()}
+
+
+def _write_out(path: Path, pieces: Sequence[memoryview | bytes], flag: int) -> None:
+    """Write and flush; the system may take less than it is given, and then is given the rest."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | flag, 0o666)
+    try:
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(descriptor, view[: 1 << 24]) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -80,10 +117,16 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
 
 
-def write_manifest(folder: Path, extra: dict[str, Any] | None = None) -> None:
-    """Write `MANIFEST.json`: the size and SHA-256 of every file below `folder`, plus what `extra` adds."""
-    files = {}
-    for path in sorted(folder.rglob("*")):
+def write_manifest(
+    folder: Path, extra: Mapping[str, Any] | None = None, known: Mapping[str, dict[str, Any]] | None = None
+) -> None:
+    """Write `MANIFEST.json`: the size and SHA-256 of every file below `folder`, plus what `extra` adds.
+
+    Args:
+        known: entries of all files, as `write_checked` returned them; None = read and hash the files.
+    """
+    files = dict(known or {})
+    for path in sorted(folder.rglob("*")) if known is None else ():
         relative = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in relative.parts)
         if path.is_file() and path.name != "MANIFEST.json" and not hidden:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -12,8 +13,14 @@ _LIVE_SECONDS = 0.2
 
 
 def say(text: str) -> None:
-    """Print one line for a person on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print one line for a person on stderr; where that cannot be written, for instance to a log on a full disk, work goes on."""
+    _put(f"{text}\n")
+
+
+def _put(text: str) -> None:
+    with suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def duration(seconds: float) -> str:
@@ -65,7 +72,7 @@ class Progress:
 
     def _print(self, line: str, end: str) -> None:
         self._printed = True
-        print(f"\r\033[K{line}" if self._live else line, end=end, file=sys.stderr, flush=True)
+        _put((f"\r\033[K{line}" if self._live else line) + end)
 
     def __enter__(self) -> Self:
         return self

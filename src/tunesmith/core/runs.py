@@ -12,7 +12,7 @@ from typing import Any
 
 from tunesmith import __version__
 from tunesmith.core.errors import UserError
-from tunesmith.core.files import canonical, text_hash, write_json
+from tunesmith.core.files import canonical, text_hash, write_json, write_text
 
 _LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "pydantic", "scikit-learn", "tokenizers")
 
@@ -51,35 +51,65 @@ class Run:
         self.folder = folder
         record = folder / "run.json"
         if overwrite and record.is_file():
-            shutil.rmtree(folder)
+            _empty(folder, record)
         if record.is_file():
             _check_same(folder, _inputs_of(record), json.loads(canonical(inputs)))
         elif folder.is_dir() and any(not f.name.startswith(".") for f in folder.iterdir()):
             raise UserError(f"{folder} is not empty and holds no run", "Choose another --run_dir.")
-        self._metrics = folder / "metrics.jsonl"
+        self._metrics, self._unwritten = folder / "metrics.jsonl", ""
         if not record.is_file():
             write_json(record, {"inputs": inputs, "inputs_hash": text_hash(canonical(inputs)), "versions": versions(), **about})
 
     def log(self, values: dict[str, Any]) -> None:
-        """Append one line to `metrics.jsonl`."""
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        """Append one line to `metrics.jsonl`.
+
+        Raises:
+            OSError: it cannot be written; the file ends in a whole line, and the next call writes this one too.
+        """
+        self._unwritten += json.dumps(values) + "\n"
+        descriptor = os.open(self._metrics, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            end, data = os.fstat(descriptor).st_size, self._unwritten.encode()
+            try:
+                while data:
+                    data = data[os.write(descriptor, data) :]
+            except OSError:
+                os.ftruncate(descriptor, end)
+                raise
+        finally:
+            os.close(descriptor)
+        self._unwritten = ""
 
     def forget_after(self, step: int) -> None:
-        """Drop logged lines of steps beyond the one a run resumes from, so that curves do not overlap themselves."""
+        """Drop logged lines of steps beyond the one a run resumes from, so that curves do not overlap themselves.
+
+        Raises:
+            WorkFailed: the file cannot be written; it is as it was.
+        """
         if not self._metrics.is_file():
             return
-        kept = []
-        for line in self._metrics.read_text(encoding="utf-8").splitlines():
+        kept, text = [], self._metrics.read_text(encoding="utf-8", errors="replace")
+        for line in text.splitlines():
             try:
                 row = json.loads(line)
             except ValueError:  # the line that was being written when the run was killed
                 continue
             if row.get("step", 0) <= step:
                 kept.append(line + "\n")
-        beside = self._metrics.with_suffix(".tmp")
-        beside.write_text("".join(kept), encoding="utf-8")
-        os.replace(beside, self._metrics)
+        if "".join(kept) != text:
+            write_text(self._metrics, "".join(kept))
+
+
+def _empty(folder: Path, record: Path) -> None:
+    """Remove a run's files, its record last: killed half-way, the folder still is a run, which can be overwritten.
+
+    The folder stays: it may be a disk of its own.
+    """
+    for path in sorted(folder.iterdir(), key=lambda path: path == record):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _inputs_of(record: Path) -> dict[str, Any]:

@@ -84,8 +84,8 @@ def fit(
         while position.step < plan.total and not position.finished:
             try:
                 report = _step(loss_of, state, plan)
-            except WorkFailed:
-                state.save()
+            except WorkFailed as error:
+                state.save_despite(error)
                 raise
             if evaluate and plan.evaluates_after(position.step):
                 report["validation"] = state.judge(evaluate(), how)
@@ -168,11 +168,24 @@ class _State:
         """Write a checkpoint; False where the disk could not take it."""
         if name := self.updater.not_finite():
             raise WorkFailed(
-                f"after step {self.position.step} the weights of {name} are not finite, so they were not saved",
+                f"after step {self.position.step} {name} is not finite, so it was not saved",
                 "Lower --learning_rate. Earlier checkpoints are finite and kept.",
             )
         tensors = {"optimizer": self.updater.state(), "best": self.best}
         return checkpoint.save(self.folder, self.position.step, tensors, vars(self.position)) is not None
+
+    def save_despite(self, error: WorkFailed) -> None:
+        """Save before a training stops for something that is not finite, unless the weights are that already.
+
+        Raises:
+            WorkFailed: they are; it names the rows, as `error` does.
+        """
+        if name := self.updater.not_finite():
+            raise WorkFailed(
+                f"{error.message}; {name} was not finite before this step, so nothing was saved",
+                "Lower --learning_rate. Earlier checkpoints are finite and kept.",
+            ) from error
+        self.save()
 
     def judge(self, value: float, how: FitParameters) -> float:
         """Keep the weights if `value` is the best so far or cannot be told from it, count otherwise; return it.
@@ -229,9 +242,9 @@ def _step(loss_of: LossOf, state: _State, plan: _Plan) -> dict[str, float]:
 
 
 def _not_finite(what: str, value: float, step: int, ids: Sequence[str]) -> WorkFailed:
-    named = ", ".join(ids[:8]) + (" ..." if len(ids) > 8 else "")
+    named = ", ".join(ids[:64]) + (f" and {len(ids) - 64} more" if len(ids) > 64 else "")
     return WorkFailed(
-        f"the {what} of step {step} is {value}; training stopped before it could reach the weights. Rows: {named}",
+        f"the {what} of step {step} is {value}; training stopped before this could reach the weights. Rows: {named}",
         "Look at these rows, or lower --learning_rate. The weights before this step are in checkpoints/.",
     )
 

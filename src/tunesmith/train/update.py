@@ -78,8 +78,12 @@ class Updater:
             p.grad = self.masters[name].grad = None
 
     def not_finite(self) -> str:
-        """Return the name of a parameter that holds NaN or infinity, or ""."""
-        return next((name for name, p in self.parameters.items() if not math.isfinite(float(p.detach().abs().max()))), "")
+        """Return what holds NaN or infinity ("the weights of a.b", "exp_avg_sq of a.b"), or ""."""
+        for name, p in self.parameters.items():
+            if not _finite(p):
+                return f"the weights of {name}"
+        # Infinite moments leave weights finite and dead: every later update is 0.
+        return next((k.replace("/", " of ", 1) for k, t in self.state().items() if not _finite(t)), "")
 
     def _round(self) -> None:
         with torch.no_grad():
@@ -105,6 +109,11 @@ class Updater:
                 if f"exp_avg/{name}" in tensors:
                     self.optimizer.state[master] = {key: tensors[f"{key}/{name}"].clone().to(master.device) for key in keys}
         self._round()
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    low, high = torch.aminmax(tensor.detach()) if tensor.numel() else (0.0, 0.0)
+    return math.isfinite(float(low)) and math.isfinite(float(high))
 
 
 def weights(parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
