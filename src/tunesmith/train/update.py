@@ -81,9 +81,9 @@ class Updater:
     def not_finite(self) -> str:
         """Return the name of a parameter that holds NaN or infinity, or ""."""
         here = {name: self.engine.mine(p.detach()) for name, p in self.parameters.items()}
-        bad = [i for i, p in enumerate(here.values()) if p.numel() and not math.isfinite(float(p.abs().max()))]
-        first = int(max(self.engine.gather(bad[0] if bad else -1)))
-        return list(here)[first] if first >= 0 else ""
+        bad = [i for i, p in enumerate(here.values(), 1) if p.numel() and not math.isfinite(float(p.abs().max()))]
+        found = int(max(self.engine.gather(bad[0] if bad else 0)))
+        return list(here)[found - 1] if found else ""
 
     def _round(self) -> None:
         with torch.no_grad():

@@ -94,10 +94,9 @@ def _connect(ray: Any, settings: dict[str, Any]) -> None:
             raise UserError(f"no Ray cluster answers at '{settings['address']}': {first}", "Look with: ray status") from None
     else:
         processors = max(len(os.sched_getaffinity(0)), settings["workers"] * (settings["threads"] or 1))
-        # Next to nothing goes through the object store; this is the smallest Ray allows.
-        ray.init(
-            num_cpus=processors, include_dashboard=False, object_store_memory=80 << 20, logging_level=logging.ERROR
-        )  # fmt: skip
+        # Nearly nothing goes through the object store (this is its smallest size), and nobody else needs to reach this cluster.
+        small = {"object_store_memory": 80 << 20, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        ray.init(num_cpus=processors, logging_level=logging.ERROR, **small)
 
 
 def _place(ray: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, float]]:
