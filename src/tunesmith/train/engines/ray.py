@@ -18,7 +18,7 @@ from tunesmith.core.errors import Interrupted, TunesmithError, UserError, WorkFa
 from tunesmith.core.progress import say
 
 Work = Callable[[dict[str, Any]], dict[str, float]]
-_ERRORS = {error.__name__: error for error in (UserError, WorkFailed, Interrupted)}
+_ERRORS: dict[str, type[TunesmithError]] = {"UserError": UserError, "WorkFailed": WorkFailed}
 # Seconds: for a place in the cluster, for the others to be heard when one worker failed, between two looks.
 _PLACE, _GRACE, _LOOK = 300.0, 3.0, 0.5
 
@@ -181,7 +181,7 @@ def _answer(ray: Any, answer: Any, rank: int) -> Any:
         raise _Lost(f"worker {rank} failed: {type(error.cause).__name__}: {''.join(last)}") from None
     if isinstance(said, dict) and "error" in said:
         kind, message, exit_code, fix = said["error"]
-        raise _ERRORS[kind](message, exit_code, fix) if kind == "Interrupted" else _ERRORS[kind](message, fix)
+        raise Interrupted(message, exit_code, fix) if kind == "Interrupted" else _ERRORS[kind](message, fix)
     return said
 
 
