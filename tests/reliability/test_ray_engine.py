@@ -38,10 +38,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def cluster() -> Iterator[Any]:
     """A Ray of our own, kept from one test to the next."""
     pytest.importorskip("ray", reason="needs the optional package ray")
-    ray = engine._ray()
-    engine._connect(ray, {"address": None, "workers": 4, "threads": 1})
-    yield ray
-    ray.shutdown()
+    with engine.cluster(None, 4) as ray:
+        yield ray
 
 
 @pytest.fixture

@@ -293,6 +293,11 @@ class Signals:
         signal.signal(number, self._before[number])
 
     def raise_if_caught(self, step: int, saved: bool) -> None:
+        """Stop after this step, if a signal asked for it.
+
+        Raises:
+            Interrupted: it did.
+        """
         if self.caught:
             what = "everything is saved" if saved else "it could not be saved, but earlier checkpoints are kept"
             raise Interrupted(

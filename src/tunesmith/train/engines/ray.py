@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,10 @@ def launch(work: Work, settings: dict[str, Any]) -> list[dict[str, float]]:
         WorkFailed: workers were lost more often than `restarts`; names each loss. Or what `work` raised.
         Interrupted: a signal; the step was finished and saved.
     """
-    ray = _ray()
-    ours = not ray.is_initialized()
-    if ours:
-        _connect(ray, settings)
     lost: list[str] = []
     record = Path(settings["run_dir"]) / "run.json"
     before = _written(record)
-    try:
+    with cluster(settings["address"], settings["workers"] * (settings["threads"] or 1)) as ray:
         while True:
             try:
                 return _train_once(ray, work, settings)
@@ -63,17 +60,21 @@ def launch(work: Work, settings: dict[str, Any]) -> list[dict[str, float]]:
                     "Look into Ray's logs for the reason. The same command goes on from the newest checkpoint.",
                 )
             say(f"{lost[-1]}; starting again from the newest checkpoint ({len(lost)} of {settings['restarts']} restarts)")
-    finally:
-        if ours:
-            ray.shutdown()
 
 
 def _written(path: Path) -> int:
     return path.stat().st_mtime_ns if path.is_file() else 0
 
 
-def _ray() -> Any:
-    """Import Ray, with its reports to its makers and its advice switched off."""
+@contextmanager
+def cluster(address: str | None, processors: int) -> Iterator[Any]:
+    """Connect to a Ray cluster, or start one on this machine with at least so many processors; yields Ray itself.
+
+    One that is connected already is used as it is, and left so.
+
+    Raises:
+        UserError: Ray is not installed, or no cluster answers.
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -82,21 +83,24 @@ def _ray() -> Any:
         raise UserError("--engine ray needs Ray, which is not installed: pip install 'tunesmith[ray]'") from None
     # We say ourselves what happens to workers, once and in our words.
     logging.getLogger("ray").setLevel(logging.ERROR)
-    return ray
-
-
-def _connect(ray: Any, settings: dict[str, Any]) -> None:
-    if settings["address"]:
-        try:
-            ray.init(address=settings["address"], logging_level=logging.ERROR)
-        except (ConnectionError, ValueError) as error:
-            first = str(error).splitlines()[0]
-            raise UserError(f"no Ray cluster answers at '{settings['address']}': {first}", "Look with: ray status") from None
+    if ray.is_initialized():
+        yield ray
+        return
+    if address:
+        how: dict[str, Any] = {"address": address}
     else:
-        processors = max(len(os.sched_getaffinity(0)), settings["workers"] * (settings["threads"] or 1))
         # Nearly nothing goes through the object store (this is its smallest size), and nobody else needs to reach this cluster.
-        small = {"object_store_memory": 80 << 20, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        ray.init(num_cpus=processors, logging_level=logging.ERROR, **small)
+        how = {"object_store_memory": 80 << 20, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        how["num_cpus"] = max(len(os.sched_getaffinity(0)), processors)
+    try:
+        ray.init(logging_level=logging.ERROR, **how)
+    except (ConnectionError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"no Ray cluster answers at '{address}': {first}", "Look with: ray status") from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
 
 
 def _place(ray: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, float]]:
