@@ -121,9 +121,9 @@ def test_a_run_goes_from_one_worker_to_two_and_back(rows: Path, capsys: pytest.C
 
 @pytest.mark.usefixtures("cluster")
 def test_a_killed_worker_is_replaced_without_a_person(rows: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    _, expected = train(rows, run_dir="straight", max_steps=100, evaluations=0)
-    at_step("run", 30, lambda: os.kill(a_worker(), signal.SIGKILL))
-    _, losses = train(rows, run_dir="run", max_steps=100, evaluations=0, save_steps=10, **TWO, overwrite=True)
+    _, expected = train(rows, run_dir="straight", max_steps=60, evaluations=0)
+    at_step("run", 20, lambda: os.kill(a_worker(), signal.SIGKILL))
+    _, losses = train(rows, run_dir="run", max_steps=60, evaluations=0, save_steps=10, **TWO, overwrite=True)
     assert losses == pytest.approx(expected, abs=1e-4)
     said = capfd.readouterr().err
     assert "was lost: its process died; starting again from the newest checkpoint (1 of 3 restarts)" in said
