@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tunesmith.core.records import Encoded
 from tunesmith.data.collate import Batch, micro_batches
-from tunesmith.train.engines.local import Engine, LossOf, Parameters
+from tunesmith.train.engines.local import Engine, LossOf, Trained
 
 
 class Group(Engine):
@@ -35,7 +35,7 @@ class Group(Engine):
         self.signal = 0
         self._root: Any = None
 
-    def divide(self, model: nn.Module, trained: Parameters, loss_of: LossOf) -> tuple[Parameters, LossOf]:
+    def divide(self, model: nn.Module, trained: Trained, loss_of: LossOf) -> tuple[Trained, LossOf]:
         """Shard a model in place, layer by layer (Zhao et al. 2023, PyTorch FSDP; `fully_shard` is its second version)."""
         names = list(trained)
         root = _Pass(model, loss_of)

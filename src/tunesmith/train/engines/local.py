@@ -12,7 +12,7 @@ import torch
 from tunesmith.core.records import Encoded
 from tunesmith.data.collate import Batch, micro_batches
 
-Parameters = Mapping[str, torch.nn.Parameter]
+Trained = Mapping[str, torch.nn.Parameter]
 LossOf = Callable[[Batch], tuple[torch.Tensor, int]]
 
 
@@ -25,7 +25,7 @@ class Engine:
 
     rank, workers = 0, 1
 
-    def divide(self, model: torch.nn.Module, trained: Parameters, loss_of: LossOf) -> tuple[Parameters, LossOf]:
+    def divide(self, model: torch.nn.Module, trained: Trained, loss_of: LossOf) -> tuple[Trained, LossOf]:
         """Divide a model's weights among the workers; returns this worker's trained parameters and its loss."""
         return trained, loss_of
 
