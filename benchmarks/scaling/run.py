@@ -13,26 +13,7 @@ from pathlib import Path
 
 RAY = ["--engine", "ray", "--workers", "2"]
 WAYS = {"1 worker": [], "2 workers, all": RAY, "2 workers, trained": [*RAY, "--shard", "trained"]}
-WORDS = [
-    "time",
-    "year",
-    "people",
-    "way",
-    "day",
-    "man",
-    "thing",
-    "woman",
-    "life",
-    "child",
-    "world",
-    "school",
-    "state",
-    "family",
-    "student",
-    "group",
-    "country",
-    "problem",
-]
+WORDS = ["time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state"]
 
 
 def rows(path: Path) -> None:
