@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.utils.checkpoint import checkpoint
 
 from tunesmith.core.levers import on
@@ -57,6 +58,8 @@ def _is_llama_like(model: Any, ids: torch.Tensor) -> bool:
         and config.hidden_act == "silu"
         and not (model.training and config.attention_dropout)
         and (window is None or ids.shape[1] <= window)
+        # A block whose weights are divided among workers gathers them when it is called itself.
+        and not (dist.is_available() and dist.is_initialized())
     )
 
 

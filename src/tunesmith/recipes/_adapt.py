@@ -12,9 +12,11 @@ import torch
 from tunesmith.core.records import Encoded
 from tunesmith.core.runs import Run
 from tunesmith.core.seeds import derive
+from tunesmith.data.collate import Batch
 from tunesmith.models.lm_loss import summed_loss
 from tunesmith.models.load import LM
 from tunesmith.objectives import causal_lm
+from tunesmith.train.engines.local import current
 from tunesmith.train.fit import Fitted, fit
 from tunesmith.train.parameters import FitParameters
 from tunesmith.train.probes import check_training_data
@@ -61,10 +63,11 @@ def adapt(
         lm.model.train()
         return value
 
+    def loss_of(batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        return summed_loss(lm.model, *batch.tensors(lm.device), causal_lm.loss, how.activation_checkpointing)
+
     lm.model.train()
-    fitted = fit(
-        lambda batch: summed_loss(lm.model, *batch.tensors(lm.device), causal_lm.loss, how.activation_checkpointing),
-        trained, data, how, run, seed, evaluate if validate else None,
-    )  # fmt: skip
+    divided, loss = current().divide(lm.model, trained, loss_of)
+    fitted = fit(loss, divided, data, how, run, seed, evaluate if validate else None)
     lm.model.eval()
     return Adapted(fitted, sum(p.numel() for p in trained.values()), rate)

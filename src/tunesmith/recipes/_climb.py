@@ -233,9 +233,13 @@ def _report_failure(folder: Path, error: BaseException) -> int:
 def main(path: str) -> int:
     """Climb what the file says; the exit code is that of the command line."""
     assignment = Assignment(**json.loads(Path(path).read_text(encoding="utf-8")))
-    folder = Path(assignment.folder)
     # Whatever nobody foresaw is said by the process that waits for this one, in one line.
-    sys.excepthook = lambda kind, error, trace: _report_failure(folder, error) and None
+    sys.excepthook = lambda kind, error, trace: _report_failure(Path(assignment.folder), error) and None
+    return climb(assignment)
+
+
+def climb(assignment: Assignment) -> int:
+    """Climb an assignment in this process; returns an exit code, having written down why if it is not 0."""
     try:
         from tunesmith.recipes._models import quiet_libraries, use_threads
 
@@ -246,7 +250,7 @@ def main(path: str) -> int:
             return climb_baselines(shop)
         climb_route(shop)
     except TunesmithError as error:
-        return _report_failure(folder, error)
+        return _report_failure(Path(assignment.folder), error)
     return 0
 
 

@@ -58,6 +58,12 @@ def plan(config: LadderConfig, task: Task, routes: dict[str, dict[str, Any]]) ->
     }  # fmt: skip
 
 
+def memory_needed(config: LadderConfig, task: Task, routes: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Estimate the peak memory of routes, 10^9 bytes, by label."""
+    sizes, _ = sizes_of(config, task)
+    return {label: memory_of(_workload(spec, sizes), sizes) for label, spec in routes.items()}
+
+
 def sizes_of(config: LadderConfig, task: Task) -> tuple[Sizes, str]:
     """Estimate a ladder's sizes without loading a model: four characters a token, weights counted from file headers.
 

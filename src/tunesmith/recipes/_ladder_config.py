@@ -73,12 +73,24 @@ class LadderConfig(Config):
     """decides the draws of demonstrations, the order of rows, and initial weights"""
     run_dir: str | None = None
     """absent = runs/ladder-TASK, with --quick runs/ladder-TASK-quick"""
+    engine: Literal["local", "ray"] = "local"
+    """local = one route after another; ray = side by side, each where processors (--threads) and memory for it are free"""
+    address: str | None = None
+    """a running Ray cluster, for example auto or ray-head:6379; absent = start one here; needs --engine ray"""
     overwrite: bool = False
     """throw away finished routes in run_dir"""
     resume: bool = True
     """reuse finished routes in run_dir; --resume false is --overwrite"""
     skip_bad_rows: bool = False
     """go on with the good rows of a file and list the bad ones"""
+
+    @model_validator(mode="after")
+    def _one_after_another(self) -> LadderConfig:
+        if self.engine == "ray" and (self.target is not None or self.budget_minutes is not None):
+            raise ValueError("target and budget_minutes stop a climb between routes, and --engine ray climbs them side by side")
+        if self.address and self.engine != "ray":
+            raise ValueError("address needs --engine ray")
+        return self
 
     def quickened(self) -> LadderConfig:
         """Return the settings of a first look: fewer rows and draws."""

@@ -17,7 +17,7 @@ from tunesmith.evaluate.report.terminal import row
 from tunesmith.evaluate.results import Prediction, RouteResult, load
 from tunesmith.recipes._child import Failure, read_failure, run_child
 from tunesmith.recipes._climb import Assignment, by_draw, folder_name
-from tunesmith.recipes._estimates import Estimates
+from tunesmith.recipes._estimates import Estimates, memory_needed
 from tunesmith.recipes._ladder_config import LadderConfig
 from tunesmith.stats.compare import Comparison, compare
 
@@ -68,15 +68,19 @@ def climb_all(config: LadderConfig, full: LadderConfig | None, task: Task, route
         Interrupted: a signal; what is finished stays finished.
     """
     climbed, start = Climbed(), time.monotonic()
-    finished = {label: read(config, folder_of(folder, label), spec) for label, spec in routes.items()}
+    finished: dict[str, Climb | Failure | None] = {
+        label: read(config, folder_of(folder, label), spec) for label, spec in routes.items()
+    }
     _climb_baselines(config, task, folder / "routes" / "baselines", climbed)
     estimates = Estimates(config, full, task, {label: routes[label] for label, climb in finished.items() if climb is None})
+    if config.engine == "ray":
+        _climb_elsewhere(config, task, folder, routes, finished)
     reached = ""
     for label, spec in routes.items():
         climb = finished[label]
-        if climb is not None:
+        if isinstance(climb, tuple):
             say(row(climb[0]))
-        else:
+        elif climb is None:
             reason = ROUTES.get(spec["name"]).unsuitable(task) or reached
             if reason := reason or estimates.over_budget(label, time.monotonic() - start):
                 climbed.skipped[label] = reason
@@ -93,6 +97,22 @@ def climb_all(config: LadderConfig, full: LadderConfig | None, task: Task, route
             reached = f"the target of {config.target:g} was reached by {label}"
     _check_something(climbed, routes)
     return climbed
+
+
+def _climb_elsewhere(
+    config: LadderConfig, task: Task, folder: Path, routes: Routes, finished: dict[str, Climb | Failure | None]
+) -> None:
+    """Climb all that is left side by side, and note in `finished` what came of it."""
+    from tunesmith.recipes._side_by_side import climb_side_by_side
+
+    left = {k: spec for k, spec in routes.items() if finished[k] is None and not ROUTES.get(spec["name"]).unsuitable(task)}
+    if not left:
+        return
+    assignments = {label: _assignment(config, folder_of(folder, label), spec, []) for label, spec in left.items()}
+    failures = climb_side_by_side(assignments, memory_needed(config, task, left), config.address)
+    for label, spec in left.items():
+        found = read(config, folder_of(folder, label), spec)
+        finished[label] = found or failures.get(label, Failure("it ended without a result"))
 
 
 def _climb_route(config: LadderConfig, folder: Path, label: str, spec: dict[str, Any], estimates: Estimates) -> Climb | Failure:

@@ -6,6 +6,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from tunesmith.core.errors import unknown
+from tunesmith.core.registry import ENGINES
 from tunesmith.train.parameters import FitParameters
 
 
@@ -40,6 +42,24 @@ class Config(FitParameters):
     skip_bad_rows: bool = False
     """go on with the good rows of a file and list the bad ones"""
 
+    engine: str = "local"
+    """where to train: local (this process), or ray (several workers, here or on a cluster)"""
+    workers: int = Field(1, ge=1)
+    """processes that train together, each with a share of a step's rows and of the weights; needs --engine ray"""
+    address: str | None = None
+    """a running Ray cluster, for example auto or ray-head:6379; absent = start one here"""
+    restarts: int = Field(3, ge=0)
+    """how often to start again from the newest checkpoint when a worker of --engine ray is lost"""
+    shard: Literal["all", "trained"] = "all"
+    """weights divided among workers: all, or only the trained ones, where each can hold a frozen base (far less traffic)"""
+
+    @field_validator("engine")
+    @classmethod
+    def _known_engine(cls, value: str) -> str:
+        if value not in ENGINES.names():
+            raise ValueError(str(unknown("engine", value, ENGINES.names())))
+        return value
+
     @field_validator("peft", mode="before")
     @classmethod
     def _named(cls, value: object) -> object:
@@ -50,4 +70,11 @@ class Config(FitParameters):
     def _one_method(self) -> Self:
         if self.adapter and "peft" in self.model_fields_set:
             raise ValueError("peft and adapter exclude each other: an adapter is trained further by its own method")
+        return self
+
+    @model_validator(mode="after")
+    def _one_worker_alone(self) -> Self:
+        given = {"workers", "address", "restarts", "shard"} & self.model_fields_set
+        if given and self.engine == "local":
+            raise ValueError(f"{', '.join(sorted(given))} needs --engine ray")
         return self

@@ -10,17 +10,19 @@ import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.core.files import sha256, write_json, write_manifest
 from tunesmith.core.memory import peak_gb
 from tunesmith.core.progress import say
-from tunesmith.core.registry import PEFT
+from tunesmith.core.registry import ENGINES, PEFT
 from tunesmith.core.runs import Run
 from tunesmith.recipes._tune_config import Config
 
 if TYPE_CHECKING:
     from tunesmith.models.load import LM
+    from tunesmith.recipes._adapt import Adapted
     from tunesmith.recipes._rows import Rows
 
 POSITIONAL = "data"
@@ -42,12 +44,42 @@ def run(config: Config) -> dict[str, Any]:
         UserError: unusable data or settings, named by file, row or key.
         WorkFailed: a non-finite loss or gradient. Interrupted: a signal; the step was finished and saved.
     """
-    from tunesmith.recipes._adapt import adapt
     from tunesmith.recipes._artefact import save_artefact
-    from tunesmith.recipes._models import load_attached, quiet_libraries, use_threads
-    from tunesmith.recipes._rows import read_rows
 
     start = time.monotonic()
+    config = config.model_copy(update={"run_dir": config.run_dir or f"runs/tune-{Path(config.data).name.split('.')[0]}"})
+    elsewhere = ENGINES.get(config.engine).launch(train_as_worker, config.model_dump())
+    if elsewhere:  # the run is trained, and its last checkpoint is all that is needed here
+        config = config.model_copy(update={"overwrite": False, "resume": True})
+    lm, method, rows, adapted, folder = _train(config)
+    prompts = [e.ids[: e.loss_mask.index(True)] or e.ids[:1] for e in rows.train[:3]]
+    artefact = save_artefact(folder, lm, method, prompts, "Fine-tuning")
+    fitted = adapted.fitted
+    report = {
+        "status": "done", "run_dir": str(folder), "artefact": str(artefact), "seconds": fitted.seconds,
+        "wall_seconds": time.monotonic() - start, "peak_memory_gb": max([peak_gb(), *(w["peak_memory_gb"] for w in elsewhere)]),
+        "tokens": fitted.tokens, "tokens_per_second": fitted.tokens / max(fitted.seconds, 1e-9),
+        "supervised_tokens": fitted.supervised_tokens, "trained_parameters": adapted.trained_parameters,
+        "steps": fitted.steps, "final_loss": fitted.losses[-1], "validation": fitted.best, "warnings": rows.warnings,
+    }  # fmt: skip
+    write_json(folder / "report.json", report)
+    write_manifest(folder)
+    return report
+
+
+def train_as_worker(settings: dict[str, Any]) -> dict[str, float]:
+    """Train together with other workers, leaving the checkpoints; `settings` are those of `Config`."""
+    _train(Config.model_construct(**settings))
+    return {"peak_memory_gb": peak_gb()}
+
+
+def _train(config: Config) -> tuple[LM, tuple[ModuleType, Any], Rows, Adapted, Path]:
+    """Train in this process, alone or as one of several workers; return what saving needs."""
+    from tunesmith.recipes._adapt import adapt
+    from tunesmith.recipes._models import load_attached, quiet_libraries, use_threads
+    from tunesmith.recipes._rows import read_rows
+    from tunesmith.train.engines.local import current
+
     quiet_libraries()
     use_threads(config.threads)
     method = PEFT.parameters(config.peft)
@@ -55,31 +87,22 @@ def run(config: Config) -> dict[str, Any]:
     if adapter:
         method = adapter.entry, adapter.parameters
     rows = read_rows(config, lm)
-    folder = Path(config.run_dir or f"runs/tune-{Path(config.data).name.split('.')[0]}")
+    folder = Path(config.run_dir or "")
     about = {"command": _command(config), "parents": [config.adapter] if config.adapter else []}
-    tune_run = Run(folder, _inputs(config, lm, rows), about, config.overwrite or not config.resume)
-    what = f"{method[0].__name__.rpartition('.')[2]} on {config.model}, {str(lm.dtype).removeprefix('torch.')}"
-    say(f"{rows.describe()}; training {what}")
+    first = current().rank == 0
+    with current().first_before_others():
+        tune_run = Run(folder, _inputs(config, lm, rows), about, first and (config.overwrite or not config.resume))
+    if first:
+        what = f"{method[0].__name__.rpartition('.')[2]} on {config.model}, {str(lm.dtype).removeprefix('torch.')}"
+        say(f"{rows.describe()}; training {what}")
     validate, attached = _validator(lm, rows), adapter.trained if adapter else None
-    adapted = adapt(lm, method, rows.train, config, tune_run, config.seed, validate, attached)
-    prompts = [e.ids[: e.loss_mask.index(True)] or e.ids[:1] for e in rows.train[:3]]
-    artefact = save_artefact(folder, lm, method, prompts, "Fine-tuning")
-    fitted = adapted.fitted
-    report = {
-        "status": "done", "run_dir": str(folder), "artefact": str(artefact), "seconds": fitted.seconds,
-        "wall_seconds": time.monotonic() - start, "peak_memory_gb": peak_gb(), "tokens": fitted.tokens,
-        "tokens_per_second": fitted.tokens / max(fitted.seconds, 1e-9), "supervised_tokens": fitted.supervised_tokens,
-        "trained_parameters": adapted.trained_parameters, "steps": fitted.steps, "final_loss": fitted.losses[-1],
-        "validation": fitted.best, "warnings": rows.warnings,
-    }  # fmt: skip
-    write_json(folder / "report.json", report)
-    write_manifest(folder)
-    return report
+    return lm, method, rows, adapt(lm, method, rows.train, config, tune_run, config.seed, validate, attached), folder
 
 
 def _inputs(config: Config, lm: LM, rows: Rows) -> dict[str, Any]:
     """Return all that the trained weights follow from; a run directory made from other inputs is not continued."""
     harmless = {"run_dir", "overwrite", "resume", "threads", "save_steps", "tokens_per_micro_batch", "activation_checkpointing"}
+    harmless |= {"engine", "workers", "address", "restarts", "shard"}  # N workers make the update that one makes
     weights = Path(config.adapter) / "adapter_model.safetensors" if config.adapter else None
     return {
         **config.model_dump(exclude=harmless),

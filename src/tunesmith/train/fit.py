@@ -9,23 +9,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from tunesmith.core.errors import Interrupted, WorkFailed
+from tunesmith.core.errors import Interrupted, UserError, WorkFailed
 from tunesmith.core.memory import resident_gb
 from tunesmith.core.progress import Progress, say
 from tunesmith.core.records import Encoded
 from tunesmith.core.runs import Run
 from tunesmith.core.seeds import derive
-from tunesmith.data.collate import Batch, epoch_order, micro_batches
+from tunesmith.data.collate import epoch_order
 from tunesmith.data.encoded_rows import lengths_of
 from tunesmith.train import checkpoint
+from tunesmith.train.engines.local import LossOf, current
 from tunesmith.train.parameters import FitParameters
 from tunesmith.train.update import Updater, restore, schedule_factor, weights
-
-LossOf = Callable[[Batch], tuple[torch.Tensor, dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,13 @@ def fit(
     """
     plan = _Plan(data, how, seed)
     state = _State(Updater(parameters, how.weight_decay, how.clip_norm), run.folder / "checkpoints")
-    position = state.position
-    if state.resume():
+    position, engine = state.position, state.engine
+    if state.resume() and engine.rank == 0:
         say(f"{title}: going on after step {position.step} of {plan.total}")
-    run.forget_after(position.step)
-    with _deterministic(), _Signals() as signals, Progress(title, total=plan.total, unit="steps") as progress:
+    if engine.rank == 0:
+        run.forget_after(position.step)
+    shown = title if engine.rank == 0 else ""
+    with _deterministic(), Signals() as signals, Progress(shown, total=plan.total, unit="steps") as progress:
         progress.advance(position.step)
         while position.step < plan.total and not position.finished:
             try:
@@ -88,9 +89,11 @@ def fit(
                 state.save_despite(error)
                 raise
             if evaluate and plan.evaluates_after(position.step):
-                report["validation"] = state.judge(evaluate(), how)
-            _log(run, {"step": position.step, **report})
+                report["validation"] = state.judge(engine.measure(evaluate), how)
+            if engine.rank == 0:
+                _log(run, {"step": position.step, **report})
             progress.advance(1, f"loss {position.losses[-1]:.3f}  {_rate(position)}  {resident_gb():.1f} GB")
+            signals.caught = engine.asked_to_stop(signals.caught)
             last = position.finished or position.step == plan.total
             saved = state.save() if signals.caught or last or position.step % how.save_steps == 0 else False
             signals.raise_if_caught(position.step, saved)
@@ -148,18 +151,22 @@ class _State:
     """What a checkpoint holds: optimizer with its weights, position, and the best weights so far."""
 
     def __init__(self, updater: Updater, folder: Path) -> None:
-        self.updater, self.folder = updater, folder
+        self.updater, self.folder, self.engine = updater, folder, current()
         self.position = _Position()
         self.best: dict[str, torch.Tensor] = {}
 
     def resume(self) -> bool:
         """Take up the newest checkpoint, if there is one."""
         found = checkpoint.latest(self.folder)
+        steps = self.engine.gather(found[0] if found else 0)
+        if len(set(steps)) > 1:
+            where = f"workers see different checkpoints in {self.folder} (steps {steps})"
+            raise UserError(where, "Put --run_dir on storage that all of them share.")
         if found is None:
             return False
         _, tensors, values = found
         self.updater.load_state(tensors["optimizer"])
-        self.best = tensors["best"]
+        self.best = {name: self.engine.part(t, self.updater.parameters[name]) for name, t in tensors["best"].items()}
         for key, value in values.items():
             setattr(self.position, key, value)
         return True
@@ -171,8 +178,10 @@ class _State:
                 f"after step {self.position.step} {name} is not finite, so it was not saved",
                 "Lower --learning_rate. Earlier checkpoints are finite and kept.",
             )
-        tensors = {"optimizer": self.updater.state(), "best": self.best}
-        return checkpoint.save(self.folder, self.position.step, tensors, vars(self.position)) is not None
+        engine = self.engine
+        tensors = {"optimizer": engine.whole(self.updater.state()), "best": engine.whole(self.best)}
+        saved = engine.rank or checkpoint.save(self.folder, self.position.step, tensors, vars(self.position))
+        return bool(engine.gather(bool(saved))[0])
 
     def save_despite(self, error: WorkFailed) -> None:
         """Save before a training stops for something that is not finite, unless the weights are that already.
@@ -212,23 +221,27 @@ class _State:
 def _step(loss_of: LossOf, state: _State, plan: _Plan) -> dict[str, float]:
     """Make one update and move the position on; returns what to log."""
     start = time.perf_counter()
-    position, updater = state.position, state.updater
+    position, updater, engine = state.position, state.updater, state.engine
     examples = plan.examples(position.step)
     # Dropout draws from here, so a step's randomness is its own and not the history's.
-    torch.manual_seed(derive(plan.seed, "step", position.step))
+    torch.manual_seed(derive(plan.seed, "step", position.step, *([engine.rank] if engine.rank else [])))
     # The first token of a row is predicted from nothing and so never counts.
     counted = sum(sum(e.loss_mask[1:]) for e in examples)
     loss = correct = 0.0
-    for batch in micro_batches(examples, plan.how.tokens_per_micro_batch):
-        nll, stats = loss_of(batch)
-        value = float(nll.detach())
+    for batches in engine.passes(examples, plan.how.tokens_per_micro_batch):
+        mine = batches[engine.rank]
+        # A worker with nothing left goes through another's rows for nothing: its part of the weights is needed.
+        nll, stats = loss_of(mine or next(filter(None, batches)))
+        values = engine.gather(float(nll.detach()) if mine else 0.0)
+        value = sum(values)
         if not math.isfinite(value):
             updater.clear()
-            raise _not_finite("loss", value, position.step + 1, batch.example_ids)
-        (nll / counted).backward()
+            bad = [b.example_ids for b, v in zip(batches, values, strict=True) if b and not math.isfinite(v)]
+            raise _not_finite("loss", value, position.step + 1, [i for ids in bad for i in ids])
+        (nll / counted if mine else nll * 0).backward()
         updater.gather()
         loss += value / counted
-        correct += stats.get("correct", 0.0) / counted
+        correct += sum(engine.gather(stats.get("correct", 0.0) if mine else 0.0)) / counted
     rate = plan.learning_rate(position.step)
     norm = updater.step(rate)
     if not math.isfinite(norm):
@@ -275,12 +288,12 @@ def _deterministic() -> Iterator[None]:
         settings.fill_uninitialized_memory = before[1]
 
 
-class _Signals:
+class Signals:
     """Turn the first SIGINT or SIGTERM into "finish this step and save"; a second one acts at once."""
 
-    caught: Literal[0, 2, 15] = 0
+    caught: int = 0
 
-    def __enter__(self) -> _Signals:
+    def __enter__(self) -> Signals:
         self._before: dict[int, Any] = {}
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -295,6 +308,11 @@ class _Signals:
         signal.signal(number, self._before[number])
 
     def raise_if_caught(self, step: int, saved: bool) -> None:
+        """Stop after this step, if a signal asked for it.
+
+        Raises:
+            Interrupted: it did.
+        """
         if self.caught:
             what = "everything is saved" if saved else "it could not be saved, but earlier checkpoints are kept"
             raise Interrupted(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
+from tunesmith.train.engines.local import current
 from tunesmith.train.parameters import Schedule
 
 
@@ -40,7 +41,7 @@ class Updater:
         self.masters = {
             name: p if p.dtype == torch.float32 else p.detach().float().requires_grad_() for name, p in self.parameters.items()
         }
-        self.clip_norm = clip_norm
+        self.clip_norm, self.engine = clip_norm, current()
         decayed = [m for m in self.masters.values() if m.ndim >= 2]
         others = [m for m in self.masters.values() if m.ndim < 2]
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -61,7 +62,7 @@ class Updater:
             The norm of the whole gradient before clipping. If it is not finite, nothing was changed.
         """
         gradients = [m.grad for m in self.masters.values() if m.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+        norm = self.engine.number(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
         if math.isfinite(norm):
             if self.clip_norm and norm > self.clip_norm:
                 torch._foreach_mul_(gradients, self.clip_norm / norm)
@@ -79,11 +80,12 @@ class Updater:
 
     def not_finite(self) -> str:
         """Return what holds NaN or infinity ("the weights of a.b", "exp_avg_sq of a.b"), or ""."""
-        for name, p in self.parameters.items():
-            if not _finite(p):
-                return f"the weights of {name}"
+        held = {f"the weights of {name}": p for name, p in self.parameters.items()}
         # Infinite moments leave weights finite and dead: every later update is 0.
-        return next((k.replace("/", " of ", 1) for k, t in self.state().items() if not _finite(t)), "")
+        held |= {key.replace("/", " of ", 1): tensor for key, tensor in self.state().items()}
+        bad = [i for i, tensor in enumerate(held.values(), 1) if not _finite(self.engine.mine(tensor.detach()))]
+        found = int(max(self.engine.gather(bad[0] if bad else 0)))
+        return list(held)[found - 1] if found else ""
 
     def _round(self) -> None:
         with torch.no_grad():
@@ -104,10 +106,13 @@ class Updater:
         """Continue from what `state` returned."""
         with torch.no_grad():
             for name, master in self.masters.items():
-                master.copy_(tensors[f"weight/{name}"])
+                master.copy_(self.engine.part(tensors[f"weight/{name}"], master))
                 keys = ("step", "exp_avg", "exp_avg_sq")
                 if f"exp_avg/{name}" in tensors:
-                    self.optimizer.state[master] = {key: tensors[f"{key}/{name}"].clone().to(master.device) for key in keys}
+                    moments = {key: tensors[f"{key}/{name}"].clone().to(master.device) for key in keys}
+                    self.optimizer.state[master] = {
+                        key: self.engine.part(t, master) if t.shape == master.shape else t for key, t in moments.items()
+                    }
         self._round()
 
 
