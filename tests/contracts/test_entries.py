@@ -26,6 +26,7 @@ REQUIRED = {
     "data/demonstrations": ("choose", "worked_example"),
     "peft": ("Parameters", "attach", "SAVES", "LEARNING_RATE"),
     "objectives": ("loss", "evaluate", "worked_example"),
+    "train/trackers": ("Writer",),
     "recipes/routes": (),
     "recipes/baselines": (),
     "recipes": ("Config", "run"),

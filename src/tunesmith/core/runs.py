@@ -69,17 +69,27 @@ class Run:
         """Drop logged lines of steps beyond the one a run resumes from, so that curves do not overlap themselves."""
         if not self._metrics.is_file():
             return
-        kept = []
-        for line in self._metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:  # the line that was being written when the run was killed
-                continue
-            if row.get("step", 0) <= step:
-                kept.append(line + "\n")
+        kept = [json.dumps(row) + "\n" for row in read_metrics(self.folder) if row.get("step", 0) <= step]
         beside = self._metrics.with_suffix(".tmp")
         beside.write_text("".join(kept), encoding="utf-8")
         os.replace(beside, self._metrics)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's `metrics.jsonl`, without lines that were being written when it was killed; [] if none."""
+    try:
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
 
 
 def _inputs_of(record: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from tunesmith.recipes._tune_config import Config
 if TYPE_CHECKING:
     from tunesmith.models.load import LM
     from tunesmith.recipes._rows import Rows
+    from tunesmith.train.fit import Validation
 
 POSITIONAL = "data"
 EXAMPLES = (
@@ -60,8 +60,8 @@ def run(config: Config) -> dict[str, Any]:
     tune_run = Run(folder, _inputs(config, lm, rows), about, config.overwrite or not config.resume)
     what = f"{method[0].__name__.rpartition('.')[2]} on {config.model}, {str(lm.dtype).removeprefix('torch.')}"
     say(f"{rows.describe()}; training {what}")
-    validate, attached = _validator(lm, rows), adapter.trained if adapter else None
-    adapted = adapt(lm, method, rows.train, config, tune_run, config.seed, validate, attached)
+    attached = adapter.trained if adapter else None
+    adapted = adapt(lm, method, rows.train, config, tune_run, config.seed, _validation(lm, rows), attached)
     prompts = [e.ids[: e.loss_mask.index(True)] or e.ids[:1] for e in rows.train[:3]]
     artefact = save_artefact(folder, lm, method, prompts, "Fine-tuning")
     fitted = adapted.fitted
@@ -79,7 +79,7 @@ def run(config: Config) -> dict[str, Any]:
 
 def _inputs(config: Config, lm: LM, rows: Rows) -> dict[str, Any]:
     """Return all that the trained weights follow from; a run directory made from other inputs is not continued."""
-    harmless = {"run_dir", "overwrite", "resume", "threads", "save_steps", "tokens_per_micro_batch"}
+    harmless = {"run_dir", "overwrite", "resume", "threads", "save_steps", "tokens_per_micro_batch", "report_to"}
     weights = Path(config.adapter) / "adapter_model.safetensors" if config.adapter else None
     return {
         **config.model_dump(exclude=harmless),
@@ -109,14 +109,11 @@ def render(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _validator(lm: LM, rows: Rows) -> Callable[[], float] | None:
-    """Larger is better: the task's accuracy, or minus the loss on held-out rows; None without such rows."""
-    if rows.validate or not rows.validation:
-        return rows.validate
+def _validation(lm: LM, rows: Rows) -> Validation | None:
+    """Measure the task's accuracy, or the loss on held-out rows; nothing without such rows."""
+    from tunesmith.evaluate.loss import mean_loss
+    from tunesmith.train.fit import Validation
 
-    def minus_loss() -> float:
-        from tunesmith.evaluate.loss import mean_loss
-
-        return -mean_loss(lm, rows.validation)
-
-    return minus_loss
+    if rows.validate:
+        return Validation(rows.validate, "eval_accuracy", larger_is_better=True)
+    return Validation(lambda: mean_loss(lm, rows.validation), "eval_loss", larger_is_better=False) if rows.validation else None

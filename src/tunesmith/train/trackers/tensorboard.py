@@ -1,0 +1,65 @@
+"""TensorBoard: an event file in the run's directory; look at it with `tensorboard --logdir RUN_DIR`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunesmith.train.tracking import named
+
+
+class Writer:
+    """Write `tensorboard/events.out.tfevents.*`.
+
+    A new file begins with all earlier rows and replaces the files of earlier processes. A TensorBoard that is looking
+    on is told to forget what it has read, so no step shows twice.
+
+    Args:
+        folder: the run's directory.
+        rows: what is in metrics.jsonl already.
+
+    Raises:
+        OSError: the disk cannot take it.
+    """
+
+    def __init__(self, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        place = folder / "tensorboard"
+        place.mkdir(parents=True, exist_ok=True)
+        earlier = list(place.glob("events.out.tfevents.*"))
+        # The number comes first because TensorBoard reads files in the order of their names.
+        path = place / f"events.out.tfevents.{time.time_ns() // 1000}.{os.getpid()}"
+        self._file = path.open("wb")
+        self._records = RecordWriter(self._file)
+        now = time.time()
+        self._add(Event(wall_time=now, file_version="brain.Event:2"))
+        self._add(Event(wall_time=now, step=0, session_log=SessionLog(status=SessionLog.START)))
+        for row in rows:
+            self._row(row)
+        self._records.flush()
+        for file in earlier:
+            file.unlink(missing_ok=True)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Write one row of metrics.jsonl, through to the file."""
+        self._row(row)
+        self._records.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _row(self, row: Mapping[str, Any]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in named(row).items()]
+        self._add(Event(wall_time=row.get("time", 0.0), step=row["step"], summary=Summary(value=values)))
+
+    def _add(self, event: Any) -> None:
+        self._records.write(event.SerializeToString())
