@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.core.files import sha256, write_json, write_manifest
+from tunesmith.core.files import sha256
 from tunesmith.core.memory import peak_gb
 from tunesmith.core.progress import say
 from tunesmith.core.registry import PEFT
@@ -46,6 +46,7 @@ def run(config: Config) -> dict[str, Any]:
     from tunesmith.recipes._artefact import save_artefact
     from tunesmith.recipes._models import load_attached, quiet_libraries, use_threads
     from tunesmith.recipes._rows import read_rows
+    from tunesmith.recipes._tune_page import TunePage
 
     start = time.monotonic()
     quiet_libraries()
@@ -61,19 +62,19 @@ def run(config: Config) -> dict[str, Any]:
     what = f"{method[0].__name__.rpartition('.')[2]} on {config.model}, {str(lm.dtype).removeprefix('torch.')}"
     say(f"{rows.describe()}; training {what}")
     attached = adapter.trained if adapter else None
-    adapted = adapt(lm, method, rows.train, config, tune_run, config.seed, _validation(lm, rows), attached)
-    prompts = [e.ids[: e.loss_mask.index(True)] or e.ids[:1] for e in rows.train[:3]]
-    artefact = save_artefact(folder, lm, method, prompts, "Fine-tuning")
-    fitted = adapted.fitted
-    report = {
-        "status": "done", "run_dir": str(folder), "artefact": str(artefact), "seconds": fitted.seconds,
-        "wall_seconds": time.monotonic() - start, "peak_memory_gb": peak_gb(), "tokens": fitted.tokens,
-        "tokens_per_second": fitted.tokens / max(fitted.seconds, 1e-9), "supervised_tokens": fitted.supervised_tokens,
-        "trained_parameters": adapted.trained_parameters, "steps": fitted.steps, "final_loss": fitted.losses[-1],
-        "validation": fitted.best, "warnings": rows.warnings,
-    }  # fmt: skip
-    write_json(folder / "report.json", report)
-    write_manifest(folder)
+    with TunePage(folder, config, method[0].__name__.rpartition(".")[2], lm, rows) as page:
+        adapted = adapt(lm, method, rows.train, config, tune_run, config.seed, _validation(lm, rows), attached)
+        prompts = [e.ids[: e.loss_mask.index(True)] or e.ids[:1] for e in rows.train[:3]]
+        artefact = save_artefact(folder, lm, method, prompts, "Fine-tuning")
+        fitted = adapted.fitted
+        report = {
+            "status": "done", "run_dir": str(folder), "artefact": str(artefact), "seconds": fitted.seconds,
+            "wall_seconds": time.monotonic() - start, "peak_memory_gb": peak_gb(), "tokens": fitted.tokens,
+            "tokens_per_second": fitted.tokens / max(fitted.seconds, 1e-9), "supervised_tokens": fitted.supervised_tokens,
+            "trained_parameters": adapted.trained_parameters, "steps": fitted.steps, "final_loss": fitted.losses[-1],
+            "validation": fitted.best, "warnings": rows.warnings,
+        }  # fmt: skip
+        page.finish(report)
     return report
 
 
