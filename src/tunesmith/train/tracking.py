@@ -42,7 +42,7 @@ class Log:
     def __init__(self, run: Run, trackers: Sequence[str], step: int) -> None:
         run.forget_after(step)
         self._run = run
-        rows = read_metrics(run.folder) if trackers else []
+        rows = [row for row in read_metrics(run.folder) if "step" in row] if trackers else []
         self._trackers = [_Tracker(name, run.folder, rows) for name in trackers]
 
     def write(self, values: Mapping[str, Any]) -> None:

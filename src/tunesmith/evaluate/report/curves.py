@@ -13,6 +13,7 @@ Series = Sequence[tuple[int, float]]
 # A longer curve is drawn by the lowest and the highest value of each of so many stretches: no spike is lost.
 _STRETCHES = 400
 _SMOOTHED_FROM = 20
+_MOST_DOTS = 60
 _LOGARITHMIC_FROM = 30.0
 
 
@@ -21,7 +22,7 @@ class Measured:
     """What one chart is to show.
 
     Attributes:
-        line: drawn thin, with its moving average above it if it is `noisy` and long enough. dots: drawn as marks and joined.
+        line: drawn thin, with its moving average above it if it is `noisy` and long enough. dots: joined, and marked where they are not too many.
         kept: the last dot of this value gets a ring. limit: draw a line at this height if it is in sight; 0 = none.
         from_zero: the axis begins at 0. may_be_logarithmic: it is where values differ by a factor of 30 or more.
     """
@@ -130,8 +131,10 @@ def chart(measured: Measured, steps: tuple[int, int]) -> Chart:
     return Chart(
         title=measured.title, unit=measured.unit, x_ticks=_x_ticks(first, last),
         y_ticks=tuple(Tick(round(100 - 100 * (place - low) / (high - low), 2), text) for place, text in y_ticks),
-        raw=_corners(at, _thinned(line)), smooth=_corners(at, mean_line[:: max(len(mean_line) // _STRETCHES, 1)] + mean_line[-1:]),
-        joined=_corners(at, dots), dots=tuple(Dot(*at(s, v), f"step {s:,}: {short(v)}", s == kept) for s, v in dots),
+        raw=_corners(at, _thinned(line)),
+        smooth=_corners(at, mean_line[:: max(len(mean_line) // _STRETCHES, 1)] + mean_line[-1:]),
+        joined=_corners(at, _thinned(dots)),
+        dots=tuple(Dot(*at(s, v), f"step {s:,}: {short(v)}", s == kept) for s, v in dots if s == kept or len(dots) <= _MOST_DOTS),
         limit=Tick(at(first, limit)[1], short(limit)) if limit else None, span=span, logarithmic=logarithmic,
         words=_words(measured.title, measured.unit, line or dots),
     )  # fmt: skip

@@ -68,7 +68,8 @@ def _charts(report: TrainingReport) -> list[Chart]:
         Measured("Loss", "nats per counted token", losses, held_out, kept, noisy=True, from_zero=False, may_be_logarithmic=True),
         Measured("Loss on held-out rows", "nats per counted token", dots=held_out, kept=kept, from_zero=False),
         Measured("Accuracy on validation rows", "", dots=accuracy, kept=kept, from_zero=False),
-        Measured("Gradient norm", "before clipping", series(rows, "grad_norm"), (), None, report.clip_norm, True, True, True),
+        Measured("Gradient norm", "before clipping", series(rows, "grad_norm"), limit=report.clip_norm, noisy=True,
+                 may_be_logarithmic=True),
         Measured("Learning rate", "", series(rows, "learning_rate")),
         Measured("Tokens per second", "", series(rows, "tokens_per_second"), noisy=True),
         Measured("Peak memory", "GB", series(rows, "peak_memory_gb")),
@@ -109,7 +110,8 @@ def _facts(report: TrainingReport) -> list[tuple[str, str, str]]:
 
 
 def _label(key: str) -> str:
-    return key.removesuffix("_gb").replace("_", " ").capitalize()
+    name = key.removesuffix("_gb").replace("_", " ").capitalize()
+    return f"{name} (larger is better)" if key == "validation" else name
 
 
 def _value(key: str, value: Any) -> str:
@@ -123,7 +125,7 @@ def _value(key: str, value: Any) -> str:
         return f"{numbers.duration(value)}"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.2f} GB" if key.endswith("_gb") else short(value)
+    return f"{value:.2f} GB" if key.endswith("_gb") else short(value).replace("-", "\N{MINUS SIGN}")
 
 
 def _shortened(pieces: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
