@@ -244,3 +244,10 @@ def test_trackio_stays_on_this_machine(tmp_path: Path, monkeypatch: pytest.Monke
     Training(tmp_path / "run", report_to=["trackio"]).fit()
     assert reached == []
     assert len(from_trackio(tmp_path / "run")["train/loss"]) == STEPS
+
+
+def test_the_page_explains_every_name(tmp_path: Path) -> None:
+    Training(tmp_path, max_steps=1).fit()
+    page = (Path(__file__).parents[2] / "docs" / "tracking.md").read_text(encoding="utf-8")
+    explained = {line.split("`")[1] for line in page.split("## Trackers")[0].splitlines() if line.startswith("| `")}
+    assert explained == {*read_metrics(tmp_path)[0], "eval_loss", "eval_accuracy"}

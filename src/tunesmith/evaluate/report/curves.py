@@ -22,7 +22,8 @@ class Measured:
     """What one chart is to show.
 
     Attributes:
-        line: drawn thin, with its moving average above it if it is `noisy` and long enough. dots: joined, and marked where they are not too many.
+        line: drawn thin, with its moving average above it if it is `noisy` and long enough.
+        dots: joined, and marked where they are not too many.
         kept: the last dot of this value gets a ring. limit: draw a line at this height if it is in sight; 0 = none.
         from_zero: the axis begins at 0. may_be_logarithmic: it is where values differ by a factor of 30 or more.
     """

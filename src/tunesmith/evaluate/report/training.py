@@ -104,8 +104,8 @@ def _facts(report: TrainingReport) -> list[tuple[str, str, str]]:
         ("Peak memory", "peak_memory_gb", "GB", "{:.2f}"), ("Trained parameters", "trained_parameters", "", "{:,}"),
     )  # fmt: skip
     facts = [(name, form.format(known[key]), unit) for name, key, unit, form in shown if isinstance(known.get(key), int | float)]
-    if "seconds" in known:
-        facts.append(("Training", numbers.duration(known["seconds"]), ""))
+    if isinstance(seconds := known.get("seconds"), int | float):
+        facts.append(("Training", numbers.duration(seconds), ""))
     return facts
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,20 @@ class Writer:
     """
 
     def __init__(self, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
+        # By name, because the package is optional and type checkers cannot see into its generated modules.
+        events, self._summary = (import_module(f"tensorboard.compat.proto.{name}_pb2") for name in ("event", "summary"))
+        self._event = events.Event
         place = folder / "tensorboard"
         place.mkdir(parents=True, exist_ok=True)
         earlier = list(place.glob("events.out.tfevents.*"))
         # The number comes first because TensorBoard reads files in the order of their names.
         path = place / f"events.out.tfevents.{time.time_ns() // 1000}.{os.getpid()}"
         self._file = path.open("wb")
-        self._records = RecordWriter(self._file)
+        self._records = import_module("tensorboard.summary.writer.record_writer").RecordWriter(self._file)
         now = time.time()
-        self._add(Event(wall_time=now, file_version="brain.Event:2"))
-        self._add(Event(wall_time=now, step=0, session_log=SessionLog(status=SessionLog.START)))
+        self._add(self._event(wall_time=now, file_version="brain.Event:2"))
+        start = events.SessionLog(status=events.SessionLog.START)
+        self._add(self._event(wall_time=now, step=0, session_log=start))
         for row in rows:
             self._row(row)
         self._records.flush()
@@ -55,11 +57,9 @@ class Writer:
         self._file.close()
 
     def _row(self, row: Mapping[str, Any]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in named(row).items()]
-        self._add(Event(wall_time=row.get("time", 0.0), step=row["step"], summary=Summary(value=values)))
+        summary = self._summary.Summary
+        values = [summary.Value(tag=tag, simple_value=value) for tag, value in named(row).items()]
+        self._add(self._event(wall_time=row.get("time", 0.0), step=row["step"], summary=summary(value=values)))
 
     def _add(self, event: Any) -> None:
         self._records.write(event.SerializeToString())

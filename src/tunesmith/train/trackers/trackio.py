@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from tunesmith.core.files import text_hash
 from tunesmith.train.tracking import named
 
 PROJECT = "tunesmith"
+# Between two writes, each of which costs a few milliseconds.
+_SECONDS = 0.5
 
 
 class Writer:
@@ -29,22 +33,27 @@ class Writer:
     """
 
     def __init__(self, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-        from trackio.sqlite_storage import SQLiteStorage
-
-        self._store: Any = SQLiteStorage
+        self._store = import_module("trackio.sqlite_storage").SQLiteStorage
         whole = folder.resolve()
         self._run = {"run": "/".join(whole.parts[-2:]), "run_id": text_hash(str(whole))}
         self._settings = _settings(folder / "run.json")
         self._store.init_db(PROJECT)
         self._store.delete_run(PROJECT, **self._run)
+        self._waiting: list[Mapping[str, Any]] = []
+        self._written = time.monotonic()
         self._add(rows)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Write one row of metrics.jsonl, through to the database."""
-        self._add([row])
+        """Write one row of metrics.jsonl; rows that follow each other quickly go to the database together."""
+        self._waiting.append(row)
+        if time.monotonic() - self._written >= _SECONDS:
+            self.close()
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Write what is left."""
+        rows, self._waiting = self._waiting, []
+        self._add(rows)
+        self._written = time.monotonic()
 
     def _add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         if rows:
