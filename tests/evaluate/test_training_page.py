@@ -129,7 +129,7 @@ def test_a_run_that_did_not_end_says_what_happened(status: str) -> None:
     }
     page = write_training_html(replace(REPORT, outcome=outcome, rows=REPORT.rows[:30]))
     text = Page(page).text
-    assert "the loss of step 31 is nan. Rows: rows.jsonl:7" in text
+    assert "The loss of step 31 is nan. Rows: rows.jsonl:7" in text
     assert "Look at these rows." in text
     assert ("Stopped before its end" in text, "Failed" in text) == (status == "stopped", status == "failed")
     assert "3,000" in text  # tokens so far
@@ -143,6 +143,7 @@ def test_a_run_that_did_not_end_says_what_happened(status: str) -> None:
 def test_a_short_run_has_a_page(count: int) -> None:
     page = write_training_html(replace(REPORT, rows=REPORT.rows[:count]))
     assert ("moving average" in page) == (count >= 20)
+    assert (page.count('<circle class="mark prompt" cx') == 5) == (count == 1)  # one step is a dot
     assert not [a for _, a in Page(page).tags if "nan" in (a.get("points") or "")]
 
 
@@ -175,8 +176,8 @@ def test_the_moving_average_is_one() -> None:
 
 
 def test_numbers_on_an_axis_are_short_and_the_odd_ones_left_out() -> None:
-    assert [short(v) for v in (0, 3e-4, 5.25e-5, -0.25, 0.001, 12, 3400, 1_200_000)] == [
-        "0", "3e-4", "5.25e-5", "-0.25", "0.001", "12", "3,400", "1.2M",
+    assert [short(v) for v in (0, 3e-4, 5.25e-5, -0.25, 0.001, 12, 3400, 1_200_000, 1e38)] == [
+        "0", "3e-4", "5.25e-5", "-0.25", "0.001", "12", "3,400", "1.2M", "1e38",
     ]  # fmt: skip
     rows: list[dict[str, Any]] = [{"step": 1, "loss": math.nan}, {"loss": 1.0}, {"step": 2, "loss": True}, {"step": 3, "loss": 2}]
     assert series(rows, "loss") == [(3, 2.0)]

@@ -67,12 +67,22 @@ def test_a_stopped_run_has_its_page_until_it_goes_on(monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         stopping(patch, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert tune() == 143
-    assert "stopped after step 3; everything is saved" in page()
+    assert "Stopped after step 3; everything is saved" in page()
     assert "Stopped before its end" in page()
     assert "The same command continues from the newest checkpoint." in page()
     assert tune() == 0
     assert "Stopped before its end" not in page()
     assert "8 steps took the loss from" in page()
+
+
+def test_a_second_signal_leaves_a_page_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopping(monkeypatch, twice)
+    assert tune() == 143
+    assert "Stopped at once, in the middle of a step" in page()
 
 
 def test_a_failed_run_has_its_page_with_the_rows_to_look_at(monkeypatch: pytest.MonkeyPatch) -> None:

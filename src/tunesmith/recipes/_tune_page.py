@@ -62,8 +62,13 @@ class TunePage:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is None:
             return
-        known = error if isinstance(error, TunesmithError) else WorkFailed(f"{type(error).__name__}: {error}".rstrip(": "))
         by_signal = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
+        if isinstance(error, TunesmithError):
+            known: TunesmithError = error
+        elif by_signal:
+            known = WorkFailed("stopped at once, in the middle of a step", "The same command goes on from the newest checkpoint.")
+        else:
+            known = WorkFailed(f"{type(error).__name__}: {error}".rstrip(": "))
         outcome = {
             "status": "stopped" if by_signal else "failed", "error": known.message, "fix": known.fix,
             "run_dir": str(self._folder), "peak_memory_gb": peak_gb(), "warnings": self._warnings,

@@ -98,11 +98,11 @@ def smoothed(values: Sequence[float], span: int) -> list[float]:
 
 
 def short(value: float) -> str:
-    """Write a number in few characters: "0", "3e-4", "0.25", "12", "3,400", "1.2M"."""
+    """Write a number in few characters: "0", "3e-4", "0.25", "12", "3,400", "1.2M", "1e38"."""
     if value == 0:
         return "0"
     size = abs(value)
-    if size < 0.001:
+    if size < 0.001 or size >= 1e12:
         digits, _, power = f"{value:.2e}".partition("e")
         return f"{float(digits):g}e{int(power)}"
     if size >= 999_500:
@@ -127,6 +127,8 @@ def chart(measured: Measured, steps: tuple[int, int]) -> Chart:
     span = len(line) // 20 if measured.noisy and len(line) >= _SMOOTHED_FROM else 0
     means = smoothed([value for _, value in line], span) if span else []
     mean_line = [(step, mean) for (step, _), mean in zip(line, means, strict=False)]
+    if len(line) == 1:  # no line yet
+        dots = [*dots, *line]
     kept = next((step for step, value in reversed(dots) if value == measured.kept), None)
     limit = measured.limit if measured.limit > 0 and low <= scale(measured.limit) <= high else 0.0
     return Chart(

@@ -81,7 +81,8 @@ def _charts(report: TrainingReport) -> list[Chart]:
 def _sentence(report: TrainingReport) -> str:
     outcome, rows = report.outcome, report.rows
     if outcome["status"] != "done":
-        return str(outcome["error"]).partition("\n")[0]
+        happened = str(outcome["error"]).partition("\n")[0]
+        return happened[:1].upper() + happened[1:]
     losses = series(rows, "loss")
     if not losses:
         return "The training is done."
