@@ -176,8 +176,8 @@ def test_the_moving_average_is_one() -> None:
 
 
 def test_numbers_on_an_axis_are_short_and_the_odd_ones_left_out() -> None:
-    assert [short(v) for v in (0, 3e-4, 5.25e-5, -0.25, 0.001, 12, 3400, 1_200_000, 1e38)] == [
-        "0", "3e-4", "5.25e-5", "-0.25", "0.001", "12", "3,400", "1.2M", "1e38",
+    assert [short(v) for v in (0, 3e-4, 5.25e-5, -0.25, 0.001, 12, 3400, 25_000, 1_200_000, 1e38)] == [
+        "0", "3e-4", "5.25e-5", "-0.25", "0.001", "12", "3,400", "25k", "1.2M", "1e38",
     ]  # fmt: skip
     rows: list[dict[str, Any]] = [{"step": 1, "loss": math.nan}, {"loss": 1.0}, {"step": 2, "loss": True}, {"step": 3, "loss": 2}]
     assert series(rows, "loss") == [(3, 2.0)]

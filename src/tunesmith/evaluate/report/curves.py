@@ -98,7 +98,7 @@ def smoothed(values: Sequence[float], span: int) -> list[float]:
 
 
 def short(value: float) -> str:
-    """Write a number in few characters: "0", "3e-4", "0.25", "12", "3,400", "1.2M", "1e38"."""
+    """Write a number in few characters: "0", "3e-4", "0.25", "12", "3,400", "25k", "1.2M", "1e38"."""
     if value == 0:
         return "0"
     size = abs(value)
@@ -107,6 +107,8 @@ def short(value: float) -> str:
         return f"{float(digits):g}e{int(power)}"
     if size >= 999_500:
         return f"{value / 1e6:.3g}M"
+    if size >= 9_999.5:
+        return f"{value / 1e3:.4g}k"
     return f"{value:,.0f}" if size >= 1000 else f"{value:.4g}"
 
 

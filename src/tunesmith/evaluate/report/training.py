@@ -53,6 +53,7 @@ def write_training_html(report: TrainingReport) -> str:
             "facts": _facts(report),
             "loss": charts[0] if charts else None,
             "charts": charts[1:],
+            "held_out": bool(series(report.rows, "eval_loss")),
             "table": [(_label(key), _value(key, value)) for key, value in report.outcome.items() if key not in _NOT_ROWS],
             "samples": [(where, _shortened(pieces)) for where, pieces in report.samples],
         },
@@ -124,8 +125,8 @@ def _value(key: str, value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
     if key.endswith("seconds"):
         return f"{numbers.duration(value)}"
-    if isinstance(value, int):
-        return f"{value:,}"
+    if isinstance(value, int) or 1000 <= abs(value) < 1e12:
+        return f"{value:,.0f}"
     return f"{value:.2f} GB" if key.endswith("_gb") else short(value).replace("-", "\N{MINUS SIGN}")
 
 
