@@ -1,6 +1,7 @@
 """metrics.jsonl and every tracker: the same numbers, once each, whatever dies in between, and never the training's trouble."""
 
 import json
+import resource
 import socket
 import subprocess
 import sys
@@ -202,6 +203,30 @@ def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path: Path, capsys: py
     assert "WARNING: tensorboard failed (FileExistsError: " in capsys.readouterr().err
 
 
+def test_a_full_disk_costs_the_tracker_and_the_next_process_makes_it_good(
+    tracker: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path / "run", {"test": 1}, {})
+    with Log(run, [tracker], 0) as log:
+        log.write({"step": 1, "loss": 1.0})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))  # no file may grow beyond this
+    try:
+        with Log(run, [tracker], 1) as log:
+            for step in range(2, 40):
+                log.write({"step": step, "loss": 1.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    error = capsys.readouterr().err
+    assert error.count(f"WARNING: {tracker} failed") == 1
+    assert "could not be written to metrics.jsonl" in error
+    logged = [row["step"] for row in read_metrics(run.folder)]
+    assert 1 < len(logged) < 39
+    with Log(run, [tracker], 39) as log:
+        log.write({"step": 40, "loss": 1.0})
+    assert [step for step, _ in READERS[tracker](run.folder)["train/loss"]] == [*logged, 40]
+
+
 @pytest.mark.parametrize("name", TRACKERS.names())
 def test_a_missing_package_is_said_before_anything_starts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunesmith.train.parameters.find_spec", lambda package: None if package == name else object())
@@ -251,3 +276,17 @@ def test_the_page_explains_every_name(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "tracking.md").read_text(encoding="utf-8")
     explained = {line.split("`")[1] for line in page.split("## Trackers")[0].splitlines() if line.startswith("| `")}
     assert explained == {*read_metrics(tmp_path)[0], "eval_loss", "eval_accuracy"}
+
+
+def test_a_tensorboard_that_looks_on_sees_no_step_twice(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = Run(tmp_path / "run", {"test": 1}, {})
+    with Log(run, ["tensorboard"], 0) as log:
+        for step in (1, 2, 3, 4):
+            log.write({"step": step, "loss": 1.0})
+    looking = accumulator.EventAccumulator(str(run.folder / "tensorboard"), size_guidance={"scalars": 0})
+    looking.Reload()
+    with Log(run, ["tensorboard"], 2) as log:  # killed after step 4, resumed after step 2
+        log.write({"step": 3, "loss": 2.0})
+    looking.Reload()
+    assert [(e.step, e.value) for e in looking.Scalars("train/loss")] == [(1, 1.0), (2, 1.0), (3, 2.0)]
