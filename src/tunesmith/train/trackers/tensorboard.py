@@ -45,7 +45,11 @@ class Writer:
             self._row(row)
         self._records.flush()
         for file in earlier:
-            file.unlink(missing_ok=True)
+            # Emptied and not removed: a TensorBoard that has it open would wait for it and never read the new one.
+            if file.stat().st_size:
+                os.truncate(file, 0)
+            else:
+                file.unlink()
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Write one row of metrics.jsonl, through to the file."""
