@@ -6,15 +6,21 @@ os.environ.update(
     HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="2", MKL_NUM_THREADS="2", MPLBACKEND="Agg"
 )  # fmt: skip  before any test imports torch, transformers or matplotlib
 
+import atexit
 import ipaddress
 import random
+import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+os.environ["TRACKIO_DIR"] = tempfile.mkdtemp()  # read when trackio is imported; nobody's own runs are touched
+atexit.register(shutil.rmtree, os.environ["TRACKIO_DIR"], ignore_errors=True)
 
 settings.register_profile("tunesmith", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("tunesmith")

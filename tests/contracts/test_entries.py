@@ -27,6 +27,7 @@ REQUIRED = {
     "peft": ("Parameters", "attach", "SAVES", "LEARNING_RATE"),
     "objectives": ("loss", "evaluate", "worked_example"),
     "train/engines": ("launch",),
+    "train/trackers": ("Writer",),
     "recipes/routes": (),
     "recipes/baselines": (),
     "recipes": ("Config", "run"),

@@ -23,7 +23,7 @@ import pytest
 
 from tunesmith import cli
 from tunesmith.core.errors import UserError
-from tunesmith.core.registry import BASELINES, DEMONSTRATIONS, METRICS, PEFT, RECIPES, ROUTES
+from tunesmith.core.registry import BASELINES, DEMONSTRATIONS, METRICS, PEFT, RECIPES, ROUTES, TRACKERS
 from tunesmith.data.task import DataSection, TaskFile
 
 REPOSITORY = Path(__file__).parents[2]
@@ -237,6 +237,7 @@ def test_python_that_is_not_run_is_python(page: Path) -> None:
         ("docs/ladder.md", [*ROUTES.names(), *BASELINES.names()]),
         ("docs/tasks.md", [*TaskFile.model_fields, *DataSection.model_fields, *METRICS.names()]),
         ("docs/methods/prompting.md", DEMONSTRATIONS.names()),
+        ("docs/tracking.md", TRACKERS.names()),
     ],
 )
 def test_a_reference_page_leaves_nothing_out(page: str, names: list[str]) -> None:

@@ -87,7 +87,7 @@ def test_every_usual_file_trains(convention: str, capsys: pytest.CaptureFixture[
     assert report["validation"] is not None
     run_dir = Path(report["run_dir"])
     assert {p.name for p in run_dir.iterdir()} == {
-        "MANIFEST.json", "adapter", "checkpoints", "metrics.jsonl", "report.json", "run.json"
+        "MANIFEST.json", "adapter", "checkpoints", "metrics.jsonl", "report.html", "report.json", "run.json"
     }  # fmt: skip
     assert json.loads((run_dir / "report.json").read_text()) == report
     assert verify_manifest(run_dir) == verify_manifest(run_dir / "adapter") == ""

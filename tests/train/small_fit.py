@@ -13,7 +13,7 @@ from tunesmith.models.lm_loss import summed_loss
 from tunesmith.models.load import LM, load
 from tunesmith.objectives import causal_lm
 from tunesmith.peft import full, lora
-from tunesmith.train.fit import Fitted, fit
+from tunesmith.train.fit import Fitted, Validation, fit
 from tunesmith.train.parameters import FitParameters
 
 END = 1
@@ -56,7 +56,8 @@ class Training:
     def fit(self, seed: int = 0, data: list[Encoded] | None = None, evaluate: Callable[[], float] | None = None) -> Fitted:
         """Train, or go on with what the folder holds."""
         run = Run(self.folder, {"test": 1}, {})
-        return fit(self.loss, self.parameters, data or rows(), self.how, run, seed, evaluate)
+        validation = Validation(evaluate, "eval_accuracy", larger_is_better=True) if evaluate else None
+        return fit(self.loss, self.parameters, data or rows(), self.how, run, seed, validation)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """A copy of the trained parameters."""

@@ -229,7 +229,7 @@ def test_the_best_weights_stay(tmp_path: Path, dtype: str) -> None:
     assert (fitted.best, fitted.steps, fitted.stopped_early) == (0.9, 12, False)
     assert same(final, seen[1])
     assert not same(final, seen[3])
-    assert [row["validation"] for row in logged(tmp_path) if "validation" in row] == [0.1, 0.9, 0.5, 0.2]
+    assert [row["eval_accuracy"] for row in logged(tmp_path) if "eval_accuracy" in row] == [0.1, 0.9, 0.5, 0.2]
 
 
 def test_of_evaluations_that_cannot_be_told_apart_the_later_stays(tmp_path: Path) -> None:

@@ -88,16 +88,10 @@ class Run:
         """
         if not self._metrics.is_file():
             return
-        kept, text = [], self._metrics.read_text(encoding="utf-8", errors="replace")
-        for line in text.splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:  # the line that was being written when the run was killed
-                continue
-            if row.get("step", 0) <= step:
-                kept.append(line + "\n")
-        if "".join(kept) != text:
-            write_text(self._metrics, "".join(kept))
+        text = self._metrics.read_text(encoding="utf-8", errors="replace")
+        kept = "".join(json.dumps(row) + "\n" for row in read_metrics(self.folder) if row.get("step", 0) <= step)
+        if kept != text:
+            write_text(self._metrics, kept)
 
 
 def _empty(folder: Path, record: Path) -> None:
@@ -110,6 +104,23 @@ def _empty(folder: Path, record: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's `metrics.jsonl`, without lines that were being written when it was killed; [] if none."""
+    try:
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
 
 
 def _inputs_of(record: Path) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +18,7 @@ from tunesmith.models.lm_loss import summed_loss
 from tunesmith.models.load import LM
 from tunesmith.objectives import causal_lm
 from tunesmith.train.engines.local import current
-from tunesmith.train.fit import Fitted, fit
+from tunesmith.train.fit import Fitted, Validation, fit
 from tunesmith.train.parameters import FitParameters
 from tunesmith.train.probes import check_training_data
 
@@ -38,14 +39,14 @@ def adapt(
     how: FitParameters,
     run: Run,
     seed: int,
-    validate: Callable[[], float] | None = None,
+    validation: Validation | None = None,
     attached: Mapping[str, torch.nn.Parameter] | None = None,
 ) -> Adapted:
     """Attach a peft method to a model and train it on encoded rows with the language-modelling loss.
 
     Args:
         method: peft entry and its parameters.
-        validate: () -> value on validation rows, larger is better.
+        validation: what to measure on validation rows.
         attached: tensors of an adapter that is on the model already and is trained further; None = a new one.
 
     Raises:
@@ -57,17 +58,20 @@ def adapt(
     rate = how.learning_rate or entry.LEARNING_RATE
     how = how.model_copy(update={"learning_rate": rate})
 
-    def evaluate() -> float:
+    def measured(measure: Callable[[], float]) -> float:
         lm.model.eval()
-        value = validate() if validate else 0.0
+        value = measure()
         lm.model.train()
         return value
+
+    if validation:
+        validation = replace(validation, measure=partial(measured, validation.measure))
 
     def loss_of(batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         return summed_loss(lm.model, *batch.tensors(lm.device), causal_lm.loss, how.activation_checkpointing)
 
     lm.model.train()
     divided, loss = current().divide(lm.model, trained, loss_of)
-    fitted = fit(loss, divided, data, how, run, seed, evaluate if validate else None)
+    fitted = fit(loss, divided, data, how, run, seed, validation)
     lm.model.eval()
     return Adapted(fitted, sum(p.numel() for p in trained.values()), rate)

@@ -58,7 +58,7 @@ class Assignment:
         """Hash of everything its result depends on, apart from the rows and weights themselves."""
         ignored = ("folder", "threads", "baselines", "task", "skip_bad_rows")
         values = {key: value for key, value in asdict(self).items() if key not in ignored}
-        for key in ("save_steps", "tokens_per_micro_batch"):
+        for key in ("save_steps", "tokens_per_micro_batch", "report_to"):
             values["train"].pop(key)
         return text_hash(canonical(values))
 

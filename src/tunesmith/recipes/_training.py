@@ -17,6 +17,7 @@ from tunesmith.evaluate.answer import accuracy_on
 from tunesmith.recipes._adapt import adapt
 from tunesmith.recipes._artefact import save_artefact
 from tunesmith.recipes._climb import Climbed, Workshop
+from tunesmith.train.fit import Validation
 
 
 def climb_trained(shop: Workshop, title: str, method: tuple[ModuleType, Any]) -> Climbed:
@@ -32,8 +33,9 @@ def climb_trained(shop: Workshop, title: str, method: tuple[ModuleType, Any]) ->
     asker = shop.asker(trained=True)
     run = Run(shop.folder, {"fingerprint": shop.assignment.fingerprint}, {"route": title})
     start = time.perf_counter()
-    validate = (lambda: accuracy_on(asker, shop.validation)) if shop.validation else None
-    adapted = adapt(shop.lm, method, data, shop.fit_parameters, run, derive(shop.seed, title), validate)
+    measure = lambda: accuracy_on(asker, shop.validation)  # noqa: E731
+    validation = Validation(measure, "eval_accuracy", larger_is_better=True) if shop.validation else None
+    adapted = adapt(shop.lm, method, data, shop.fit_parameters, run, derive(shop.seed, title), validation)
     seconds = time.perf_counter() - start
     save_artefact(
         shop.folder, shop.lm, method, [shop.prompts.prompt(item)[1] for item in shop.validation[:3] or shop.train[:3]], title

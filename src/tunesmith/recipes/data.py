@@ -17,6 +17,7 @@ from tunesmith.data import check as x_ray
 from tunesmith.data import formats
 from tunesmith.data.task import Task, embedded_tasks, load_task
 from tunesmith.recipes._estimates import check_model
+from tunesmith.recipes._samples import sample
 
 POSITIONAL = ("action", "what")
 EXAMPLES = ("tunesmith data check rows.jsonl", "tunesmith data check mine.yaml --max_length 512")
@@ -60,7 +61,7 @@ def run(config: Config) -> dict[str, Any]:
         "status": "done",
         **x_ray.as_dict(checked),
         "text": x_ray.render(checked),
-        "samples": [_sample(tokenizer, e) for e in encoded],
+        "samples": [sample(tokenizer, e) for e in encoded],
     }
 
 
@@ -137,18 +138,3 @@ def _encoder(path: Path, convention: str, tokenizer: Any) -> Callable[[Example],
             return None
 
     return encode
-
-
-def _sample(tokenizer: Any, encoded: Encoded) -> list[tuple[str, bool]]:
-    """Return runs of text and whether they count."""
-    runs: list[tuple[list[int], bool]] = []
-    for token, counts in zip(encoded.ids, encoded.loss_mask, strict=True):
-        if not runs or runs[-1][1] != counts:
-            runs.append(([], counts))
-        runs[-1][0].append(token)
-    return [(_visible(tokenizer.decode(ids)), counts) for ids, counts in runs]
-
-
-def _visible(text: str) -> str:
-    # Data may hold codes that would move the cursor, recolour the terminal or turn its text round.
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -114,7 +114,9 @@ def _inputs(config: Config, task: Task) -> dict[str, Any]:
         "task", "run_dir", "overwrite", "resume", "quick", "routes", "baselines", "ranks", "shots", "draws", "target",
         "budget_minutes", "price", "threads", "skip_bad_rows", "engine", "address",
     }  # fmt: skip
-    settings = config.model_dump(exclude={**dict.fromkeys(free, True), "train": {"save_steps", "tokens_per_micro_batch"}})
+    settings = config.model_dump(
+        exclude={**dict.fromkeys(free, True), "train": {"save_steps", "tokens_per_micro_batch", "report_to"}}
+    )
     rows = {name: f"{len(rows)}, hash {items_hash(rows)}" for name, rows in config.rows(task).items()}
     return {**flat(settings), "task": task.name, "template": task.template_hash, "metrics": list(task.metrics), **rows}
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.core.files import sha256, write_json, write_manifest
+from tunesmith.core.files import sha256
 from tunesmith.core.memory import peak_gb
 from tunesmith.core.progress import say
 from tunesmith.core.registry import ENGINES, PEFT
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from tunesmith.models.load import LM
     from tunesmith.recipes._adapt import Adapted
     from tunesmith.recipes._rows import Rows
+    from tunesmith.recipes._tune_page import TunePage
+    from tunesmith.train.fit import Validation
 
 POSITIONAL = "data"
 EXAMPLES = (
@@ -51,58 +52,80 @@ def run(config: Config) -> dict[str, Any]:
     elsewhere = ENGINES.get(config.engine).launch(train_as_worker, config.model_dump())
     if elsewhere:  # the run is trained, and its last checkpoint is all that is needed here
         config = config.model_copy(update={"overwrite": False, "resume": True})
-    lm, method, rows, adapted, folder = _train(config)
-    prompts = [e.ids[: e.loss_mask.index(True)] or e.ids[:1] for e in rows.train[:3]]
-    artefact = save_artefact(folder, lm, method, prompts, "Fine-tuning")
-    fitted = adapted.fitted
-    report = {
-        "status": "done", "run_dir": str(folder), "artefact": str(artefact), "seconds": fitted.seconds,
-        "wall_seconds": time.monotonic() - start, "peak_memory_gb": max([peak_gb(), *(w["peak_memory_gb"] for w in elsewhere)]),
-        "tokens": fitted.tokens, "tokens_per_second": fitted.tokens / max(fitted.seconds, 1e-9),
-        "supervised_tokens": fitted.supervised_tokens, "trained_parameters": adapted.trained_parameters,
-        "steps": fitted.steps, "final_loss": fitted.losses[-1], "validation": fitted.best, "warnings": rows.warnings,
-    }  # fmt: skip
-    write_json(folder / "report.json", report)
-    write_manifest(folder)
+    work = _Work(config)
+    with work.page() as page:
+        adapted = work.train()
+        prompts = [e.ids[: e.loss_mask.index(True)] or e.ids[:1] for e in work.rows.train[:3]]
+        artefact = save_artefact(work.folder, work.lm, work.method, prompts, "Fine-tuning")
+        fitted, peaks = adapted.fitted, [peak_gb(), *(w["peak_memory_gb"] for w in elsewhere)]
+        report = {
+            "status": "done", "run_dir": str(work.folder), "artefact": str(artefact), "seconds": fitted.seconds,
+            "wall_seconds": time.monotonic() - start, "peak_memory_gb": max(peaks), "tokens": fitted.tokens,
+            "tokens_per_second": fitted.tokens / max(fitted.seconds, 1e-9), "supervised_tokens": fitted.supervised_tokens,
+            "trained_parameters": adapted.trained_parameters, "steps": fitted.steps, "final_loss": fitted.losses[-1],
+            "validation": fitted.best, "warnings": work.rows.warnings,
+        }  # fmt: skip
+        page.finish(report)
     return report
 
 
 def train_as_worker(settings: dict[str, Any]) -> dict[str, float]:
     """Train together with other workers, leaving the checkpoints; `settings` are those of `Config`."""
-    _train(Config.model_construct(**settings))
+    work = _Work(Config.model_construct(**settings))
+    if work.first:
+        with work.page():
+            work.train()
+    else:
+        work.train()
     return {"peak_memory_gb": peak_gb()}
 
 
-def _train(config: Config) -> tuple[LM, tuple[ModuleType, Any], Rows, Adapted, Path]:
-    """Train in this process, alone or as one of several workers; return what saving needs."""
-    from tunesmith.recipes._adapt import adapt
-    from tunesmith.recipes._models import load_attached, quiet_libraries, use_threads
-    from tunesmith.recipes._rows import read_rows
-    from tunesmith.train.engines.local import current
+class _Work:
+    """A training that is ready to begin in this process, alone or as one of several workers."""
 
-    quiet_libraries()
-    use_threads(config.threads)
-    method = PEFT.parameters(config.peft)
-    lm, adapter = load_attached(config.model, config.adapter, config.dtype)
-    if adapter:
-        method = adapter.entry, adapter.parameters
-    rows = read_rows(config, lm)
-    folder = Path(config.run_dir or "")
-    about = {"command": _command(config), "parents": [config.adapter] if config.adapter else []}
-    first = current().rank == 0
-    with current().first_before_others():
-        tune_run = Run(folder, _inputs(config, lm, rows), about, first and (config.overwrite or not config.resume))
-    if first:
-        what = f"{method[0].__name__.rpartition('.')[2]} on {config.model}, {str(lm.dtype).removeprefix('torch.')}"
-        say(f"{rows.describe()}; training {what}")
-    validate, attached = _validator(lm, rows), adapter.trained if adapter else None
-    return lm, method, rows, adapt(lm, method, rows.train, config, tune_run, config.seed, validate, attached), folder
+    def __init__(self, config: Config) -> None:
+        from tunesmith.recipes._models import load_attached, quiet_libraries, use_threads
+        from tunesmith.recipes._rows import read_rows
+        from tunesmith.train.engines.local import current
+
+        quiet_libraries()
+        use_threads(config.threads)
+        self.config, self.folder = config, Path(config.run_dir or "")
+        self.lm, self.adapter = load_attached(config.model, config.adapter, config.dtype)
+        self.method = (self.adapter.entry, self.adapter.parameters) if self.adapter else PEFT.parameters(config.peft)
+        self.rows = read_rows(config, self.lm)
+        self.first = current().rank == 0
+        about = {"command": _command(config), "parents": [config.adapter] if config.adapter else []}
+        again = self.first and (config.overwrite or not config.resume)
+        with current().first_before_others():
+            self.run = Run(self.folder, _inputs(config, self.lm, self.rows), about, again)
+
+    def page(self) -> TunePage:
+        """Return the page that is written however the training ends."""
+        from tunesmith.recipes._tune_page import TunePage
+
+        return TunePage(self.folder, self.config, _name(self.method), self.lm, self.rows)
+
+    def train(self) -> Adapted:
+        """Train, or go on with what the run holds."""
+        from tunesmith.recipes._adapt import adapt
+
+        if self.first:
+            on = f"{_name(self.method)} on {self.config.model}, {str(self.lm.dtype).removeprefix('torch.')}"
+            say(f"{self.rows.describe()}; training {on}")
+        attached, validation = self.adapter.trained if self.adapter else None, _validation(self.lm, self.rows)
+        return adapt(self.lm, self.method, self.rows.train, self.config, self.run, self.config.seed, validation, attached)
+
+
+def _name(method: tuple[ModuleType, Any]) -> str:
+    return method[0].__name__.rpartition(".")[2]
 
 
 def _inputs(config: Config, lm: LM, rows: Rows) -> dict[str, Any]:
     """Return all that the trained weights follow from; a run directory made from other inputs is not continued."""
     harmless = {"run_dir", "overwrite", "resume", "threads", "save_steps", "tokens_per_micro_batch", "activation_checkpointing"}
-    harmless |= {"engine", "workers", "address", "restarts", "shard"}  # N workers make the update that one makes
+    # N workers make the update that one makes.
+    harmless |= {"report_to", "engine", "workers", "address", "restarts", "shard"}
     weights = Path(config.adapter) / "adapter_model.safetensors" if config.adapter else None
     return {
         **config.model_dump(exclude=harmless),
@@ -132,14 +155,11 @@ def render(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _validator(lm: LM, rows: Rows) -> Callable[[], float] | None:
-    """Larger is better: the task's accuracy, or minus the loss on held-out rows; None without such rows."""
-    if rows.validate or not rows.validation:
-        return rows.validate
+def _validation(lm: LM, rows: Rows) -> Validation | None:
+    """Measure the task's accuracy, or the loss on held-out rows; nothing without such rows."""
+    from tunesmith.evaluate.loss import mean_loss
+    from tunesmith.train.fit import Validation
 
-    def minus_loss() -> float:
-        from tunesmith.evaluate.loss import mean_loss
-
-        return -mean_loss(lm, rows.validation)
-
-    return minus_loss
+    if rows.validate:
+        return Validation(rows.validate, "eval_accuracy", larger_is_better=True)
+    return Validation(lambda: mean_loss(lm, rows.validation), "eval_loss", larger_is_better=False) if rows.validation else None

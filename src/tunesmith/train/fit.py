@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tunesmith.core.errors import Interrupted, UserError, WorkFailed
-from tunesmith.core.memory import resident_gb
+from tunesmith.core.memory import peak_gb, resident_gb
 from tunesmith.core.progress import Progress, say
 from tunesmith.core.records import Encoded
 from tunesmith.core.runs import Run
@@ -24,7 +24,22 @@ from tunesmith.data.encoded_rows import lengths_of
 from tunesmith.train import checkpoint
 from tunesmith.train.engines.local import LossOf, current
 from tunesmith.train.parameters import FitParameters
+from tunesmith.train.tracking import Log
 from tunesmith.train.update import Updater, restore, schedule_factor, weights
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is measured on validation rows.
+
+    Attributes:
+        measure: () -> value. name: how the log calls it, as Hugging Face does ("eval_accuracy", "eval_loss").
+        larger_is_better: which of two values is the better one.
+    """
+
+    measure: Callable[[], float]
+    name: str
+    larger_is_better: bool
 
 
 @dataclass(frozen=True)
@@ -34,7 +49,7 @@ class Fitted:
     Attributes:
         steps: updates made. losses: mean nats per counted token, one a step. tokens: real ones, padding not counted.
         supervised_tokens: those that counted. seconds: training only, without evaluation and saving.
-        best: value on the validation rows of the weights that stayed, None without an evaluation.
+        best: value on the validation rows of the weights that stayed, turned so that larger is better; None without one.
         stopped_early: patience ran out.
     """
 
@@ -54,21 +69,21 @@ def fit(
     how: FitParameters,
     run: Run,
     seed: int,
-    evaluate: Callable[[], float] | None = None,
+    validation: Validation | None = None,
     title: str = "training",
 ) -> Fitted:
     """Train parameters on data until the steps are done, patience runs out or a signal asks to stop.
 
     A killed run continues from its newest verified checkpoint and ends with the same bits as one never killed. With
-    `evaluate`, the weights with the best value are the ones that stay.
+    `validation`, the weights with the best value are the ones that stay.
 
     Args:
         loss_of: batch -> (summed loss over the tokens that count, what else was counted on the way: {"correct": ...}).
         how: `learning_rate` must be set.
-        evaluate: () -> a value where larger is better, measured on validation rows.
+        validation: what to measure on validation rows.
 
     Raises:
-        WorkFailed: loss, gradient, weights or the value of `evaluate` are not finite; finite weights are on disk, and
+        WorkFailed: loss, gradient, weights or the value on validation rows are not finite; finite weights are on disk, and
             the samples are named.
         Interrupted: SIGINT or SIGTERM; the step was finished and saved.
     """
@@ -77,10 +92,9 @@ def fit(
     position, engine = state.position, state.engine
     if state.resume() and engine.rank == 0:
         say(f"{title}: going on after step {position.step} of {plan.total}")
-    if engine.rank == 0:
-        run.forget_after(position.step)
-    shown = title if engine.rank == 0 else ""
-    with _deterministic(), Signals() as signals, Progress(shown, total=plan.total, unit="steps") as progress:
+    showing = Progress(title if engine.rank == 0 else "", total=plan.total, unit="steps")
+    logging = Log(run if engine.rank == 0 else None, how.report_to, position.step)
+    with _deterministic(), Signals() as signals, showing as progress, logging as log:
         progress.advance(position.step)
         while position.step < plan.total and not position.finished:
             try:
@@ -88,10 +102,10 @@ def fit(
             except WorkFailed as error:
                 state.save_despite(error)
                 raise
-            if evaluate and plan.evaluates_after(position.step):
-                report["validation"] = state.judge(engine.measure(evaluate), how)
-            if engine.rank == 0:
-                _log(run, {"step": position.step, **report})
+            if validation and plan.evaluates_after(position.step):
+                value = report[validation.name] = engine.measure(validation.measure)
+                state.judge(value if validation.larger_is_better else -value, how)
+            log.write(report)
             progress.advance(1, f"loss {position.losses[-1]:.3f}  {_rate(position)}  {resident_gb():.1f} GB")
             signals.caught = engine.asked_to_stop(signals.caught)
             last = position.finished or position.step == plan.total
@@ -114,6 +128,10 @@ class _Plan:
         self.total = how.max_steps or max(math.ceil(self._per_epoch * how.epochs), 1)
         self._marks = {round(self.total * (i + 1) / how.evaluations) for i in range(how.evaluations)}
         self._order: tuple[int, list[list[int]]] = (-1, [])
+
+    def epoch(self, step: int) -> float:
+        """Return how many passes over the data `step` steps make."""
+        return step / self._per_epoch
 
     def examples(self, step: int) -> list[Encoded]:
         """Return the rows of step `step`, counted from 0."""
@@ -196,8 +214,8 @@ class _State:
             ) from error
         self.save()
 
-    def judge(self, value: float, how: FitParameters) -> float:
-        """Keep the weights if `value` is the best so far or cannot be told from it, count otherwise; return it.
+    def judge(self, value: float, how: FitParameters) -> None:
+        """Keep the weights if `value` is the best so far or cannot be told from it, count otherwise.
 
         A few hundred validation rows measure to within two or three points. Of two evaluations they cannot tell apart the
         later is kept: it has seen more rows and ends a finished schedule.
@@ -215,7 +233,6 @@ class _State:
         else:
             position.since_best += 1
             position.finished = position.since_best >= how.patience
-        return value
 
 
 def _step(loss_of: LossOf, state: _State, plan: _Plan) -> dict[str, float]:
@@ -248,10 +265,15 @@ def _step(loss_of: LossOf, state: _State, plan: _Plan) -> dict[str, float]:
         raise _not_finite("gradient", norm, position.step + 1, [e.example_id for e in examples])
     position.step += 1
     position.losses.append(loss)
-    position.tokens += sum(len(e) for e in examples)
+    tokens, seconds = sum(map(len, examples)), time.perf_counter() - start
+    position.tokens += tokens
     position.supervised += counted
-    position.seconds += time.perf_counter() - start
-    return {"loss": loss, "learning_rate": rate, "grad_norm": norm, "mean_token_accuracy": correct, "tokens": position.tokens}
+    position.seconds += seconds
+    return {
+        "step": position.step, "epoch": plan.epoch(position.step), "loss": loss, "grad_norm": norm, "learning_rate": rate,
+        "mean_token_accuracy": correct, "num_tokens": position.tokens, "tokens_per_second": tokens / seconds,
+        "step_time": seconds, "peak_memory_gb": peak_gb(),
+    }  # fmt: skip
 
 
 def _not_finite(what: str, value: float, step: int, ids: Sequence[str]) -> WorkFailed:
@@ -260,13 +282,6 @@ def _not_finite(what: str, value: float, step: int, ids: Sequence[str]) -> WorkF
         f"the {what} of step {step} is {value}; training stopped before this could reach the weights. Rows: {named}",
         "Look at these rows, or lower --learning_rate. The weights before this step are in checkpoints/.",
     )
-
-
-def _log(run: Run, values: dict[str, Any]) -> None:
-    try:
-        run.log(values)
-    except OSError as error:
-        say(f"WARNING: step {values['step']} could not be written to metrics.jsonl ({error}); training goes on")
 
 
 def _rate(position: _Position) -> str:

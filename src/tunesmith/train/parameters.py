@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tunesmith.core.config import Config
+from tunesmith.core.errors import UserError, unknown
+from tunesmith.core.registry import TRACKERS
 
 Schedule = Literal["linear", "cosine", "constant"]
 
@@ -43,3 +46,16 @@ class FitParameters(Config):
     """stop after this many evaluations without a new best"""
     save_steps: int = Field(50, ge=1)
     """updates between checkpoints"""
+    report_to: list[str] = []
+    """tensorboard, trackio: trackers that get a copy of metrics.jsonl; none = none"""
+
+    @field_validator("report_to")
+    @classmethod
+    def _installed(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in TRACKERS.names():
+                raise unknown("tracker", name, TRACKERS.names())
+            # An entry is called like the package it writes for.
+            if find_spec(name) is None:
+                raise UserError(f"report_to: {name} is not installed", "Install it: pip install 'tunesmith[tracking]'")
+        return list(dict.fromkeys(names))

@@ -2,61 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from importlib import resources
 from typing import Any
-
-from jinja2 import DictLoader, Environment, StrictUndefined
-from markupsafe import Markup
 
 from tunesmith.evaluate.report import figures, items, numbers
 from tunesmith.evaluate.report.record import LadderReport
+from tunesmith.evaluate.report.template import render
 from tunesmith.evaluate.results import RouteResult
 from tunesmith.evaluate.verdict import CLEAR, cost, difference, is_reference
 from tunesmith.stats.compare import Difference
 
 
-def _minus(text: str) -> str:
-    return re.sub(r"(?<![\w-])-(?=\d)", "\N{MINUS SIGN}", text)
-
-
-def _prose(text: str) -> str:
-    """A sentence of ours: real minus signs, and no line break inside "p < 0.001"."""
-    return re.sub(r" ([<=]) (?=\d)", "\u00a0\\1\u00a0", _minus(numbers.clean(text)))
-
-
-_FILTERS: dict[str, Callable[..., str]] = {
-    "clean": numbers.clean,
-    "prose": _prose,
-    "count": numbers.count,
-    "duration": numbers.duration,
-    "fixed": lambda value, places=3: _minus(numbers.fixed(value, places)),
-    "milliseconds": numbers.milliseconds,
-    "p_value": numbers.p_value,
-    "parameters": numbers.parameters,
-    "percent": numbers.percent,
-    "price": numbers.price,
-    "rows": numbers.rows,
-    "signed": lambda value, places=2: _minus(numbers.signed(value, places)),
-}
-
-
 def write_html(report: LadderReport) -> str:
     """Return the whole page. Every text that came from data, a model or a user is escaped."""
-    folder = resources.files("tunesmith.evaluate.report")
-    environment = Environment(
-        loader=DictLoader({"page": (folder / "page.html.j2").read_text(encoding="utf-8")}),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(_FILTERS)
-    environment.globals["interval"] = lambda value, low, high: _minus(numbers.interval(value, low, high, 3))
-    style = Markup((folder / "style.css").read_text(encoding="utf-8"))
-    html = environment.get_template("page").render(style=style, **_context(report))
-    return numbers.clean(html)
+    return render("page", _context(report))
 
 
 def _context(report: LadderReport) -> dict[str, Any]:
