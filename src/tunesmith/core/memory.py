@@ -8,28 +8,31 @@ import sys
 from pathlib import Path
 
 _PROC = Path("/proc/self")
-_highest = 0.0
+# The peaks that `reset_peak` made the system forget.
+_forgotten = [0.0]
 
 
 def peak_gb() -> float:
     """Return the peak resident memory of this process, in 10^9 bytes."""
-    return max(_highest, _peak())
+    return max(*_forgotten, _peak())
 
 
 def _peak() -> float:
+    # What getrusage says a process inherits from the one that started it, so it is only for where nothing better is known.
+    if found := re.search(r"^VmHWM:\s+(\d+) kB", _read(_PROC / "status"), re.MULTILINE):
+        return int(found[1]) * 1024 / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def reset_peak() -> bool:
     """Begin a new peak for `recent_peak_gb`; `peak_gb` goes on counting. False where the system cannot (it is Linux's own)."""
-    global _highest
     before = peak_gb()
     try:
         (_PROC / "clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         return False
-    _highest = before
+    _forgotten[0] = before
     return True
 
 

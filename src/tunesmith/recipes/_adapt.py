@@ -18,6 +18,7 @@ from tunesmith.objectives import causal_lm
 from tunesmith.train.fit import Fitted, fit
 from tunesmith.train.parameters import FitParameters
 from tunesmith.train.probes import check_training_data
+from tunesmith.train.rehearsal import Training
 
 
 @dataclass(frozen=True)
@@ -29,21 +30,18 @@ class Adapted:
     learning_rate: float
 
 
-def adapt(
+def attach(
     lm: LM,
     method: tuple[ModuleType, Any],
     data: Sequence[Encoded],
     how: FitParameters,
-    run: Run,
     seed: int,
-    validate: Callable[[], float] | None = None,
     attached: Mapping[str, torch.nn.Parameter] | None = None,
-) -> Adapted:
-    """Attach a peft method to a model and train it on encoded rows with the language-modelling loss.
+) -> Training:
+    """Attach a peft method to a model, ready to be trained on encoded rows with the language-modelling loss.
 
     Args:
         method: peft entry and its parameters.
-        validate: () -> value on validation rows, larger is better.
         attached: tensors of an adapter that is on the model already and is trained further; None = a new one.
 
     Raises:
@@ -52,8 +50,20 @@ def adapt(
     entry, parameters = method
     check_training_data(data, lm.tokenizer, lm.stop_ids)
     trained = attached or entry.attach(lm.model, parameters, derive(seed, "attach"))
-    rate = how.learning_rate or entry.LEARNING_RATE
-    how = how.model_copy(update={"learning_rate": rate})
+    how = how.model_copy(update={"learning_rate": how.learning_rate or entry.LEARNING_RATE})
+    lm.model.train()
+    return Training(
+        lambda batch: summed_loss(lm.model, batch.ids.to(lm.device), batch.loss_mask.to(lm.device), causal_lm.loss),
+        trained, data, how, seed,
+    )  # fmt: skip
+
+
+def train(lm: LM, training: Training, run: Run, validate: Callable[[], float] | None = None) -> Adapted:
+    """Train what was attached.
+
+    Args:
+        validate: () -> value on validation rows, larger is better.
+    """
 
     def evaluate() -> float:
         lm.model.eval()
@@ -61,10 +71,9 @@ def adapt(
         lm.model.train()
         return value
 
-    lm.model.train()
+    how = training.how
     fitted = fit(
-        lambda batch: summed_loss(lm.model, batch.ids.to(lm.device), batch.loss_mask.to(lm.device), causal_lm.loss),
-        trained, data, how, run, seed, evaluate if validate else None,
+        training.loss_of, training.parameters, training.data, how, run, training.seed, evaluate if validate else None
     )  # fmt: skip
     lm.model.eval()
-    return Adapted(fitted, sum(p.numel() for p in trained.values()), rate)
+    return Adapted(fitted, sum(p.numel() for p in training.parameters.values()), how.learning_rate or 0.0)

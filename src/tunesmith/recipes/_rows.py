@@ -28,6 +28,7 @@ class Rows:
     Attributes:
         validate: for a task, () -> accuracy on its validation rows; for files, None and `validation` has rows.
         fingerprint: hash of all that is learned from and chosen by.
+        lengths: tokens of each row that was encoded, over-long ones too.
     """
 
     train: list[Encoded]
@@ -35,6 +36,7 @@ class Rows:
     validate: Callable[[], float] | None
     fingerprint: str
     warnings: list[str] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
 
     def describe(self) -> str:
         """Say what there is to learn from."""
@@ -66,12 +68,12 @@ def _task_rows(config: Config, lm: LM) -> Rows:
 
     task = load_task(config.data, skip_bad_rows=config.skip_bad_rows)
     prompts = Prompts(task, lm.tokenizer)
-    train, warnings = _encoded(config, task.splits.train[: config.train_rows], prompts.training)
+    train, warnings, lengths = _encoded(config, task.splits.train[: config.train_rows], prompts.training)
     held_out = task.splits.validation[: config.validation_rows]
     asker = Asker(lm, prompts, trained=True)
     validate = (lambda: accuracy_on(asker, held_out)) if held_out else None
     fingerprint = text_hash(_fingerprint(train), task.template_hash, *(e.id for e in held_out))
-    return Rows(train, [], validate, fingerprint, [*task.splits.warnings, *warnings])
+    return Rows(train, [], validate, fingerprint, [*task.splits.warnings, *warnings], lengths)
 
 
 def _file_rows(config: Config, lm: LM, path: Path) -> Rows:
@@ -86,20 +88,23 @@ def _file_rows(config: Config, lm: LM, path: Path) -> Rows:
     held_out = set(ids[: min(config.validation_rows, len(ids) // 10)])
     train_rows = [e for e in examples if e.id not in held_out][: config.train_rows]
     rows = [*train_rows, *(e for e in examples if e.id in held_out)]
-    encoded, warnings = _encoded(config, rows, lambda e: encode_row(lm.tokenizer, e))
+    encoded, warnings, lengths = _encoded(config, rows, lambda e: encode_row(lm.tokenizer, e))
     learned = {e.where for e in train_rows}
     train = [e for e in encoded if e.example_id in learned]
     validation = [e for e in encoded if e.example_id not in learned]
     if bad:
         warnings.append(f"{len(bad)} unusable rows were left out; the first: {bad[0].where}: {bad[0].reason}")
     fingerprint = text_hash(_fingerprint(train), _fingerprint(validation))
-    return Rows(train, validation, None, fingerprint, [*sniffed.warnings, *warnings])
+    return Rows(train, validation, None, fingerprint, [*sniffed.warnings, *warnings], lengths)
 
 
-def _encoded(config: Config, rows: Sequence[Example], encode: Callable[[Example], Encoded]) -> tuple[list[Encoded], list[str]]:
+def _encoded(
+    config: Config, rows: Sequence[Example], encode: Callable[[Example], Encoded]
+) -> tuple[list[Encoded], list[str], list[int]]:
     encoded = [_named(encode(e), e.where) for e in rows]
     kept, dropped = within_length(encoded, config.max_length, config.over_long == "drop")
-    return kept, [f"{dropped} rows longer than {config.max_length} tokens were dropped"] if dropped else []
+    warnings = [f"{dropped} rows longer than {config.max_length} tokens were dropped"] if dropped else []
+    return kept, warnings, [len(e) for e in encoded]
 
 
 def _named(row: Encoded, where: str) -> Encoded:

@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.core.files import sha256, write_json, write_manifest
 from tunesmith.core.memory import peak_gb
 from tunesmith.core.progress import say
-from tunesmith.core.registry import PEFT
 from tunesmith.core.runs import Run
 from tunesmith.recipes._tune_config import Config
 
@@ -42,26 +40,23 @@ def run(config: Config) -> dict[str, Any]:
         UserError: unusable data or settings, named by file, row or key.
         WorkFailed: a non-finite loss or gradient. Interrupted: a signal; the step was finished and saved.
     """
-    from tunesmith.recipes._adapt import adapt
+    from tunesmith.recipes._adapt import train
     from tunesmith.recipes._artefact import save_artefact
-    from tunesmith.recipes._models import load_attached, quiet_libraries, use_threads
-    from tunesmith.recipes._rows import read_rows
+    from tunesmith.recipes._memory import require_memory
+    from tunesmith.recipes._ready import ready
+    from tunesmith.recipes._search import with_found_rate, with_found_size
 
     start = time.monotonic()
-    quiet_libraries()
-    use_threads(config.threads)
-    method = PEFT.parameters(config.peft)
-    lm, adapter = load_attached(config.model, config.adapter, config.dtype)
-    if adapter:
-        method = adapter.entry, adapter.parameters
-    rows = read_rows(config, lm)
-    folder = Path(config.run_dir or f"runs/tune-{Path(config.data).name.split('.')[0]}")
+    it = ready(config)
+    lm, method, rows, training = it.lm, it.method, it.rows, it.training
+    memory = require_memory(training, it.keeps_best, config.max_memory_gb, lm.model)
+    folder = folder_of(config)
     about = {"command": _command(config), "parents": [config.adapter] if config.adapter else []}
     tune_run = Run(folder, _inputs(config, lm, rows), about, config.overwrite or not config.resume)
     what = f"{method[0].__name__.rpartition('.')[2]} on {config.model}, {str(lm.dtype).removeprefix('torch.')}"
     say(f"{rows.describe()}; training {what}")
-    validate, attached = _validator(lm, rows), adapter.trained if adapter else None
-    adapted = adapt(lm, method, rows.train, config, tune_run, config.seed, validate, attached)
+    training = with_found_rate(config, with_found_size(config, training, memory), folder)
+    adapted = train(lm, training, tune_run, it.validate)
     prompts = [e.ids[: e.loss_mask.index(True)] or e.ids[:1] for e in rows.train[:3]]
     artefact = save_artefact(folder, lm, method, prompts, "Fine-tuning")
     fitted = adapted.fitted
@@ -77,9 +72,15 @@ def run(config: Config) -> dict[str, Any]:
     return report
 
 
+def folder_of(config: Config) -> Path:
+    """Return the run directory."""
+    return Path(config.run_dir or f"runs/tune-{Path(config.data).name.split('.')[0]}")
+
+
 def _inputs(config: Config, lm: LM, rows: Rows) -> dict[str, Any]:
     """Return all that the trained weights follow from; a run directory made from other inputs is not continued."""
     harmless = {"run_dir", "overwrite", "resume", "threads", "save_steps", "tokens_per_micro_batch"}
+    harmless |= {"find_batch_size", "max_memory_gb"}
     weights = Path(config.adapter) / "adapter_model.safetensors" if config.adapter else None
     return {
         **config.model_dump(exclude=harmless),
@@ -107,16 +108,3 @@ def render(report: dict[str, Any]) -> str:
     if "adapter" in Path(report["artefact"]).name:
         lines.append(f"talk to it: tunesmith chat --adapter {report['artefact']}")
     return "\n".join(lines)
-
-
-def _validator(lm: LM, rows: Rows) -> Callable[[], float] | None:
-    """Larger is better: the task's accuracy, or minus the loss on held-out rows; None without such rows."""
-    if rows.validate or not rows.validation:
-        return rows.validate
-
-    def minus_loss() -> float:
-        from tunesmith.evaluate.loss import mean_loss
-
-        return -mean_loss(lm, rows.validation)
-
-    return minus_loss

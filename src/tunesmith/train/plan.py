@@ -36,8 +36,8 @@ class Memory:
     """Memory of a training, bytes, on the device its parameters are on.
 
     Attributes:
-        resident: before it begins. optimizer: masters, moments, gathered gradients and kept best weights.
-        fixed: of a forward and backward pass whatever its size. per_token: of one token more in a micro-batch.
+        resident: before it begins. optimizer: masters, moments, gradients and kept best weights.
+        fixed: of a forward and backward pass whatever its size, without gradients. per_token: of one token more in a micro-batch.
     """
 
     resident: float
@@ -157,8 +157,8 @@ def _optimizer_bytes(training: Training, keeps_best: bool) -> float:
     total = 0
     for p in training.parameters.values():
         reduced = p.dtype != torch.float32
-        # Two moments; in reduced precision also a master and its gathered gradient.
-        total += p.numel() * (8 + (8 if reduced else 0)) + (p.nbytes if keeps_best else 0)
+        # A gradient and two moments; in reduced precision also a master and its gathered gradient.
+        total += p.nbytes + p.numel() * (16 if reduced else 8) + (p.nbytes if keeps_best else 0)
     return total
 
 
@@ -186,6 +186,10 @@ def _sample(data: Sequence[Encoded], tokens: int) -> Encoded:
     return Encoded(tuple(ids), tuple(i >= tokens - wanted for i in range(tokens)), "sample")
 
 
+def _drop_gradient(parameter: torch.Tensor) -> None:
+    parameter.grad = None
+
+
 class _Counting(TorchDispatchMode):
     """Count the bytes of tensors from when an operation makes them until nobody holds them."""
 
@@ -199,12 +203,12 @@ class _Counting(TorchDispatchMode):
         """Return the most bytes that a forward and backward pass over so many tokens holds at once."""
         batch = collate([_sample(training.data, tokens)])
         random = torch.get_rng_state()
+        # Gradients are dropped as they come: their size is known, and there may be no room for all of them.
+        hooks = [p.register_post_accumulate_grad_hook(_drop_gradient) for p in training.parameters.values()]
         with _Counting({p.untyped_storage()._cdata: p.untyped_storage() for p in training.parameters.values()}) as counting:
-            nll, _ = training.loss_of(batch)
-            nll.backward()
-        del nll
-        for p in training.parameters.values():
-            p.grad = None
+            training.loss_of(batch)[0].backward()
+        for hook in hooks:
+            hook.remove()
         torch.set_rng_state(random)
         return counting.peak
 
