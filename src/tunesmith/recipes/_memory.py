@@ -112,6 +112,6 @@ class _Tries:
 
 
 def _lora_parameters(model: torch.nn.Module) -> int:
-    head = model.get_output_embeddings()
+    head: torch.nn.Module = model.get_output_embeddings()  # type: ignore[operator]
     layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
     return sum(_LORA_RANK * (m.in_features + m.out_features) for m in layers)

@@ -25,7 +25,7 @@ from tunesmith.train.parameters import FitParameters
 from tunesmith.train.rehearsal import Rehearsal, Training
 
 # Tokens of the two counted batches.
-_SMALL, _LARGE = 32, 96
+_SMALL, _LARGE = 16, 64
 # Steps timed, by their place among all when sorted by size: at least so many, then until enough time has passed.
 _QUANTILES = (0.5, 0.75, 0.25, 0.6, 0.4, 0.5, 0.75, 0.25)
 _FEWEST, _ENOUGH_SECONDS = 2, 2.0
@@ -79,8 +79,12 @@ def count_memory(training: Training, keeps_best: bool) -> Memory:
         keeps_best: the training evaluates and so keeps a copy of the best weights.
     """
     small, large = (_Counting.of(training, tokens) for tokens in (_SMALL, _LARGE))
-    per_token = max((large - small) / (_LARGE - _SMALL), 1.0)
-    return Memory(_in_use(training.device), _optimizer_bytes(training, keeps_best), small - per_token * _SMALL, per_token)
+    # A small batch of a full fine-tuning may be highest at a gradient that is as large whatever the batch: then the forward
+    # pass alone tells what a token more takes, and the gradient stays beside it.
+    per_token = max(large.forward - small.forward, large.whole - small.whole, 1) / (_LARGE - _SMALL)
+    fixed = max(large.whole - per_token * _LARGE, 0.0)
+    # Resident memory is read last: by now the libraries have loaded and prepared what they keep.
+    return Memory(_in_use(training.device), _optimizer_bytes(training, keeps_best), fixed, per_token)
 
 
 def tokens_at_once(data: Sequence[Encoded], how: FitParameters) -> int:
@@ -190,6 +194,12 @@ def _drop_gradient(parameter: torch.Tensor) -> None:
     parameter.grad = None
 
 
+@dataclass(frozen=True)
+class _Counted:
+    forward: int
+    whole: int
+
+
 class _Counting(TorchDispatchMode):
     """Count the bytes of tensors from when an operation makes them until nobody holds them."""
 
@@ -199,18 +209,20 @@ class _Counting(TorchDispatchMode):
         self._held: dict[int, Any] = dict(known)
 
     @staticmethod
-    def of(training: Training, tokens: int) -> int:
-        """Return the most bytes that a forward and backward pass over so many tokens holds at once."""
+    def of(training: Training, tokens: int) -> _Counted:
+        """Return the most bytes that a forward pass, and a forward and backward pass, over so many tokens holds at once."""
         batch = collate([_sample(training.data, tokens)])
         random = torch.get_rng_state()
         # Gradients are dropped as they come: their size is known, and there may be no room for all of them.
         hooks = [p.register_post_accumulate_grad_hook(_drop_gradient) for p in training.parameters.values()]
         with _Counting({p.untyped_storage()._cdata: p.untyped_storage() for p in training.parameters.values()}) as counting:
-            training.loss_of(batch)[0].backward()
+            nll = training.loss_of(batch)[0]
+            forward = counting.peak
+            nll.backward()
         for hook in hooks:
             hook.remove()
         torch.set_rng_state(random)
-        return counting.peak
+        return _Counted(forward, counting.peak)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
