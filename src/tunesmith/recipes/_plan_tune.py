@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import model_validator
 
+from tunesmith.core.memory import peak_gb
 from tunesmith.core.progress import duration
 from tunesmith.recipes import tune
 
@@ -50,8 +51,9 @@ def run(config: Config) -> dict[str, Any]:
     loading = time.monotonic() - start
     memory, limit = plan.count_memory(training, it.keeps_best), plan.limit_gb(training.device, config.max_memory_gb)
     counted = memory.peak_gb(plan.tokens_at_once(training.data, training.how))
-    fits = counted <= limit
-    real = plan.calibrate(training, it.keeps_best) if fits else None
+    before = peak_gb() if training.device.type == "cpu" else 0.0
+    real = plan.calibrate(training, it.keeps_best) if counted <= limit else None
+    fits = real is not None and real.peak_gb <= limit
     folder = tune.folder_of(config)
     checkpoints, artefact = plan.disk_bytes(training, it.keeps_best), _artefact_bytes(it)
     over_long = sum(length > config.max_length for length in lengths)
@@ -62,7 +64,7 @@ def run(config: Config) -> dict[str, Any]:
         "histogram": histogram(lengths), "max_length": config.max_length,
         "tokens_per_micro_batch": training.how.tokens_per_micro_batch, "steps": plan.steps_of(training),
         "trained_parameters": sum(p.numel() for p in training.parameters.values()), "fits": fits,
-        "peak_memory_gb": real.peak_gb if real else counted, "available_gb": limit,
+        "peak_memory_gb": max(real.peak_gb if real else counted, before), "available_gb": limit,
         "settings_that_fit": [] if fits else settings_that_fit(training, memory, limit, it.lm.model),
         "seconds": real.seconds if real else None, "tokens_per_second": real.tokens_per_second if real else None,
         "loading_seconds": loading, "disk_gb": (checkpoints + artefact) / 1e9, "checkpoint_gb": checkpoints / 1e9,
@@ -108,7 +110,7 @@ def render(report: dict[str, Any]) -> str:
         f"  {b['low']:>6,} - {b['high']:<6,} {'█' * _bar(b['rows'], most):<{_WIDTH}} {b['rows']:,}" for b in report["histogram"]
     ]
     share = report["supervised_tokens"] / report["tokens"]
-    time_line = "unknown: it does not fit"
+    time_line = "unknown, since it does not fit"
     if report["seconds"] is not None:
         time_line = (
             f"about {duration(report['seconds'])} at {report['tokens_per_second']:,.0f} tokens/s, plus evaluating and saving"

@@ -18,7 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from tunesmith.core.memory import available_gb, peak_gb, recent_peak_gb, reset_peak, resident_gb
+from tunesmith.core.memory import available_gb, recent_peak_gb, reset_peak, resident_gb
 from tunesmith.core.records import Encoded
 from tunesmith.data.collate import collate
 from tunesmith.train.parameters import FitParameters
@@ -64,7 +64,7 @@ class Calibration:
 
     Attributes:
         seconds: of the whole training, evaluating and saving left out. tokens_per_second: real tokens.
-        peak_gb: of the whole training, 10^9 bytes.
+        peak_gb: of the training, 10^9 bytes; loading the model may have taken more.
     """
 
     seconds: float
@@ -115,23 +115,27 @@ def calibrate(training: Training, keeps_best: bool) -> Calibration:
     Call it only where `count_memory` says that the training fits.
     """
     plan = Rehearsal(training).plan
-    how, kept = training.how, sum(p.nbytes for p in training.parameters.values())
+    peak = measure_peak_gb(training, keeps_best)
     rate = 0.0  # The work of an update does not depend on how far it goes.
-    before = peak_gb() if training.device.type == "cpu" else 0.0
-    _reset(training.device)
     with Rehearsal(training) as rehearsal:
-        rehearsal.step(rate, _heaviest(training.data, how))
-        seconds, tokens = rehearsal.seconds, rehearsal.tokens
         steps = sorted((plan.examples(step) for step in range(min(plan.total, 64))), key=lambda rows: sum(map(len, rows)))
         for done, place in enumerate(_QUANTILES):
-            if done >= _FEWEST and rehearsal.seconds - seconds > _ENOUGH_SECONDS:
+            if done >= _FEWEST and rehearsal.seconds > _ENOUGH_SECONDS:
                 break
             rehearsal.step(rate, steps[round(place * (len(steps) - 1))])
-        per_second = (rehearsal.tokens - tokens) / (rehearsal.seconds - seconds)
-        peak = _recent_peak(training.device)
-    # To take the steps back, the weights were kept, as a training does that evaluates.
-    peak = max(peak - (0 if keeps_best else kept) / 1e9, before)
+        per_second = rehearsal.tokens / rehearsal.seconds
     return Calibration(plan.tokens / per_second, per_second, peak)
+
+
+def measure_peak_gb(training: Training, keeps_best: bool) -> float:
+    """Make one step on the longest rows, take it back, and return the memory in use at its highest, 10^9 bytes."""
+    _reset(training.device)
+    with Rehearsal(training) as rehearsal:
+        rehearsal.step(0.0, _heaviest(training.data, training.how))
+        peak = _recent_peak(training.device)
+    # To take the step back, the weights were kept, as a training does that evaluates.
+    kept = 0 if keeps_best else sum(p.nbytes for p in training.parameters.values())
+    return peak - kept / 1e9
 
 
 def disk_bytes(training: Training, best: bool) -> int:
