@@ -127,8 +127,8 @@ def test_the_forecast_comes_true(method: str) -> None:
     large = alone("plan", "tune", *flags, "--tokens_per_micro_batch", "16384")
     done = alone("tune", *flags, "--tokens_per_micro_batch", "16384")
     assert large["peak_memory_gb"] == pytest.approx(done["peak_memory_gb"], rel=0.15)
-    # Other work on the machine moves the time of so short a training; docs/cli.md has the accuracy of longer ones.
-    assert large["seconds"] == pytest.approx(done["seconds"], rel=1.0)
+    # Only the order of magnitude: other work on the machine slows one of two short runs down and not the other.
+    assert 0.2 < large["seconds"] / done["seconds"] < 5
     if method == "full":
         # Control: with small micro-batches another peak is foretold, which would not pass.
         small = alone("plan", "tune", *flags, "--tokens_per_micro_batch", "1000")
