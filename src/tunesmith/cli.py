@@ -102,10 +102,7 @@ def _dispatch(words: list[str], as_json: bool) -> int:
     verb, rest = words[0], words[1:]
     if verb not in RECIPES.names():
         raise UserError(f"there is no command '{verb}'", near_miss(verb, RECIPES.names()))
-    recipe = RECIPES.get(verb)
-    # A verb that is about several others (`plan tune`) has a module for each; without that word it means its own.
-    if rest and rest[0] in (about := getattr(recipe, "ABOUT", {})):
-        verb, recipe, rest = f"{verb} {rest[0]}", importlib.import_module(about[rest[0]]), rest[1:]
+    verb, recipe, rest = _resolved(verb, rest)
     if "--help" in rest or "-h" in rest:
         print(_help(verb, recipe))
         return 0
@@ -117,6 +114,14 @@ def _dispatch(words: list[str], as_json: bool) -> int:
         print(json.dumps(report, ensure_ascii=False, default=str))
     sys.stdout.flush()
     return 0
+
+
+def _resolved(verb: str, rest: list[str]) -> tuple[str, Any, list[str]]:
+    """Find the recipe; a verb about several others (`plan tune`) has a module for each, and without that word means its own."""
+    recipe = RECIPES.get(verb)
+    if rest and rest[0] in (about := getattr(recipe, "ABOUT", {})):
+        return f"{verb} {rest[0]}", importlib.import_module(about[rest[0]]), rest[1:]
+    return verb, recipe, rest
 
 
 def _positionals(recipe: Any) -> tuple[str, ...]:
