@@ -8,6 +8,7 @@ near miss. Exit codes: 0 done, 1 the work failed, 2 wrong usage or bad input, 13
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -101,7 +102,7 @@ def _dispatch(words: list[str], as_json: bool) -> int:
     verb, rest = words[0], words[1:]
     if verb not in RECIPES.names():
         raise UserError(f"there is no command '{verb}'", near_miss(verb, RECIPES.names()))
-    recipe = RECIPES.get(verb)
+    verb, recipe, rest = _resolved(verb, rest)
     if "--help" in rest or "-h" in rest:
         print(_help(verb, recipe))
         return 0
@@ -113,6 +114,14 @@ def _dispatch(words: list[str], as_json: bool) -> int:
         print(json.dumps(report, ensure_ascii=False, default=str))
     sys.stdout.flush()
     return 0
+
+
+def _resolved(verb: str, rest: list[str]) -> tuple[str, Any, list[str]]:
+    """Find the recipe; a verb about several others (`plan tune`) has a module for each, and without that word means its own."""
+    recipe = RECIPES.get(verb)
+    if rest and rest[0] in (about := getattr(recipe, "ABOUT", {})):
+        return f"{verb} {rest[0]}", importlib.import_module(about[rest[0]]), rest[1:]
+    return verb, recipe, rest
 
 
 def _positionals(recipe: Any) -> tuple[str, ...]:
@@ -290,8 +299,12 @@ def _overview() -> str:
 def _help(verb: str, recipe: Any) -> str:
     fields = recipe.Config.model_fields
     names = [n.upper() if fields[n].is_required() else f"[{n.upper()}]" for n in _positionals(recipe)]
-    lines = [*_wrap(RECIPES.summary(verb)), "", f"Usage: tunesmith {verb} {' '.join(names)} [--key value ...]", "", "Examples:"]
-    lines += [*(f"  {example}" for example in recipe.EXAMPLES), "", "Keys (flags, or keys of a --config file):"]
+    summary = (recipe.__doc__ or "").split("\n", 1)[0]
+    lines = [*_wrap(summary), "", f"Usage: tunesmith {verb} {' '.join(names)} [--key value ...]", "", "Examples:"]
+    lines += [f"  {example}" for example in recipe.EXAMPLES]
+    others = [f"{verb} {name}" for name, module in getattr(recipe, "ABOUT", {}).items() if module != recipe.__name__]
+    lines += [f"  tunesmith {other} ...   (see tunesmith {other} --help)" for other in others]
+    lines += ["", "Keys (flags, or keys of a --config file):"]
     return "\n".join([*lines, *_described(recipe.Config, "")])
 
 

@@ -157,7 +157,7 @@ def refused(words: list[str]) -> str:
     if not rest or "--help" in rest:
         return ""
     try:
-        cli._configure(verb, RECIPES.get(verb), rest)
+        cli._configure(*cli._resolved(verb, rest))
     except UserError as error:
         return str(error)
     return ""

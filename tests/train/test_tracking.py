@@ -99,7 +99,8 @@ def test_the_log_speaks_hugging_faces_words(tmp_path: Path) -> None:
     Training(tmp_path, evaluations=3).fit(evaluate=lambda: 0.5)
     log = read_metrics(tmp_path)
     every = [
-        "step", "epoch", "loss", "grad_norm", "learning_rate", "mean_token_accuracy", "num_tokens", "tokens_per_second", "step_time",
+        "step", "epoch", "loss", "grad_norm", "learning_rate", "mean_token_accuracy", "num_tokens", "tokens_per_second",
+        "step_time",
         "peak_memory_gb", "time",
     ]  # fmt: skip
     assert [sorted(row) for row in log] == [

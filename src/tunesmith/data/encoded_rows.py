@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import os
 import tempfile
 import weakref
@@ -97,6 +98,12 @@ class _Disk:
 def lengths_of(rows: Sequence[Encoded]) -> list[int]:
     """Return how many tokens each row has, without reading rows that know it."""
     return rows.lengths.tolist() if isinstance(rows, EncodedRows) else [len(row) for row in rows]
+
+
+def longest_of(rows: Sequence[Encoded], count: int) -> list[Encoded]:
+    """Return the longest rows, longest first, without reading the others."""
+    lengths = lengths_of(rows)
+    return [rows[i] for i in heapq.nlargest(count, range(len(lengths)), key=lengths.__getitem__)]
 
 
 def _packed(row: Encoded) -> bytes:

@@ -21,6 +21,7 @@ from tunesmith.train.engines.local import current
 from tunesmith.train.fit import Fitted, Validation, fit
 from tunesmith.train.parameters import FitParameters
 from tunesmith.train.probes import check_training_data
+from tunesmith.train.rehearsal import Training
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,18 @@ class Adapted:
     learning_rate: float
 
 
-def adapt(
+def attach(
     lm: LM,
     method: tuple[ModuleType, Any],
     data: Sequence[Encoded],
     how: FitParameters,
-    run: Run,
     seed: int,
-    validation: Validation | None = None,
     attached: Mapping[str, torch.nn.Parameter] | None = None,
-) -> Adapted:
-    """Attach a peft method to a model and train it on encoded rows with the language-modelling loss.
+) -> Training:
+    """Attach a peft method to a model, ready to be trained on encoded rows with the language-modelling loss.
 
     Args:
         method: peft entry and its parameters.
-        validation: what to measure on validation rows.
         attached: tensors of an adapter that is on the model already and is trained further; None = a new one.
 
     Raises:
@@ -55,8 +53,21 @@ def adapt(
     entry, parameters = method
     check_training_data(data, lm.tokenizer, lm.stop_ids)
     trained = attached or entry.attach(lm.model, parameters, derive(seed, "attach"))
-    rate = how.learning_rate or entry.LEARNING_RATE
-    how = how.model_copy(update={"learning_rate": rate})
+    how = how.model_copy(update={"learning_rate": how.learning_rate or entry.LEARNING_RATE})
+    lm.model.train()
+
+    def loss_of(batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        return summed_loss(lm.model, *batch.tensors(lm.device), causal_lm.loss, how.activation_checkpointing)
+
+    return Training(loss_of, trained, data, how, seed)
+
+
+def train(lm: LM, training: Training, run: Run, validation: Validation | None = None) -> Adapted:
+    """Train what was attached.
+
+    Args:
+        validation: what to measure on validation rows.
+    """
 
     def measured(measure: Callable[[], float]) -> float:
         lm.model.eval()
@@ -66,12 +77,8 @@ def adapt(
 
     if validation:
         validation = replace(validation, measure=partial(measured, validation.measure))
-
-    def loss_of(batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
-        return summed_loss(lm.model, *batch.tensors(lm.device), causal_lm.loss, how.activation_checkpointing)
-
-    lm.model.train()
-    divided, loss = current().divide(lm.model, trained, loss_of)
-    fitted = fit(loss, divided, data, how, run, seed, validation)
+    divided, loss_of = current().divide(lm.model, training.parameters, training.loss_of)
+    how = training.how
+    fitted = fit(loss_of, divided, training.data, how, run, training.seed, validation)
     lm.model.eval()
-    return Adapted(fitted, sum(p.numel() for p in trained.values()), rate)
+    return Adapted(fitted, sum(p.numel() for p in training.parameters.values()), how.learning_rate or 0.0)

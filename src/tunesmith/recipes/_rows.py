@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from tunesmith.core.files import text_hash
 from tunesmith.core.progress import Progress
 from tunesmith.core.records import BadRow, Encoded, Example, Message, Segment
 from tunesmith.data import formats
-from tunesmith.data.encoded_rows import EncodedRows
+from tunesmith.data.encoded_rows import EncodedRows, lengths_of
 from tunesmith.data.prompts import Prompts
 from tunesmith.data.task import embedded_tasks, load_task
 from tunesmith.models.load import LM
@@ -35,13 +35,15 @@ class Rows:
     Attributes:
         validate: for a task, () -> accuracy on its validation rows; for files, None and `validation` has rows.
         fingerprint: hash of all that is learned from and chosen by.
+        lengths: tokens of each row that was encoded, over-long ones too.
     """
 
     train: EncodedRows
     validation: EncodedRows
     validate: Callable[[], float] | None
     fingerprint: str
-    warnings: list[str] = field(default_factory=list)
+    lengths: list[int]
+    warnings: list[str]
 
     def describe(self) -> str:
         """Say what there is to learn from."""
@@ -80,7 +82,8 @@ def _task_rows(config: Config, lm: LM) -> Rows:
     asker = Asker(lm, prompts, trained=True)
     validate = (lambda: accuracy_on(asker, held_out)) if held_out else None
     fingerprint = text_hash(train.fingerprint(), task.template_hash, *(e.id for e in held_out))
-    return Rows(train, train.select([]), validate, fingerprint, [*task.splits.warnings, *warnings])
+    warnings = [*task.splits.warnings, *warnings]
+    return Rows(train, train.select([]), validate, fingerprint, lengths_of(encoded), warnings)
 
 
 def _file_rows(config: Config, lm: LM, path: Path) -> Rows:
@@ -103,7 +106,7 @@ def _file_rows(config: Config, lm: LM, path: Path) -> Rows:
     if bad:
         warnings.append(f"{len(bad)} unusable rows were left out; the first: {bad[0].where}: {bad[0].reason}")
     fingerprint = text_hash(train.fingerprint(), validation.fingerprint())
-    return Rows(train, validation, None, fingerprint, [*sniffed.warnings, *warnings])
+    return Rows(train, validation, None, fingerprint, lengths_of(encoded), [*sniffed.warnings, *warnings])
 
 
 def _draws(examples: Iterable[Example]) -> Iterator[int]:

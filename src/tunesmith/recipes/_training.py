@@ -14,9 +14,10 @@ from tunesmith.core.runs import Run
 from tunesmith.core.seeds import derive
 from tunesmith.evaluate import forgetting
 from tunesmith.evaluate.answer import accuracy_on
-from tunesmith.recipes._adapt import adapt
+from tunesmith.recipes._adapt import attach, train
 from tunesmith.recipes._artefact import save_artefact
 from tunesmith.recipes._climb import Climbed, Workshop
+from tunesmith.recipes._memory import require_memory
 from tunesmith.train.fit import Validation
 
 
@@ -35,7 +36,9 @@ def climb_trained(shop: Workshop, title: str, method: tuple[ModuleType, Any]) ->
     start = time.perf_counter()
     measure = lambda: accuracy_on(asker, shop.validation)  # noqa: E731
     validation = Validation(measure, "eval_accuracy", larger_is_better=True) if shop.validation else None
-    adapted = adapt(shop.lm, method, data, shop.fit_parameters, run, derive(shop.seed, title), validation)
+    training = attach(shop.lm, method, data, shop.fit_parameters, derive(shop.seed, title))
+    require_memory(training, validation is not None)
+    adapted = train(shop.lm, training, run, validation)
     seconds = time.perf_counter() - start
     save_artefact(
         shop.folder, shop.lm, method, [shop.prompts.prompt(item)[1] for item in shop.validation[:3] or shop.train[:3]], title

@@ -39,6 +39,12 @@ class Config(FitParameters):
     """start again in a run_dir that holds an earlier run"""
     resume: bool = True
     """go on from the newest checkpoint in run_dir, bit for bit; --resume false is --overwrite"""
+    max_memory_gb: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """most memory to use, 10^9 bytes; absent = all that is available. A training that needs more is not started"""
+    find_batch_size: bool = False
+    """try micro-batches of several sizes first and take the fastest that fits for tokens_per_micro_batch"""
+    find_lr: bool = False
+    """find the learning rate by a range test first; learning_rate.html in run_dir shows it"""
     skip_bad_rows: bool = False
     """go on with the good rows of a file and list the bad ones"""
 
@@ -70,6 +76,8 @@ class Config(FitParameters):
     def _one_method(self) -> Self:
         if self.adapter and "peft" in self.model_fields_set:
             raise ValueError("peft and adapter exclude each other: an adapter is trained further by its own method")
+        if self.find_lr and self.learning_rate:
+            raise ValueError("find_lr and learning_rate exclude each other: one finds what the other gives")
         return self
 
     @model_validator(mode="after")
@@ -77,4 +85,6 @@ class Config(FitParameters):
         given = {"workers", "address", "restarts", "shard"} & self.model_fields_set
         if given and self.engine == "local":
             raise ValueError(f"{', '.join(sorted(given))} needs --engine ray")
+        if self.engine != "local" and (self.find_lr or self.find_batch_size):
+            raise ValueError("find_lr and find_batch_size try on this machine alone: run them without --engine first")
         return self

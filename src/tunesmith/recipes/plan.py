@@ -1,4 +1,4 @@
-"""Say what a ladder would cost, in time and memory, without climbing it."""
+"""Say what a ladder would cost in time and memory, or a training (plan tune DATA), without doing it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from tunesmith.recipes import ladder
 from tunesmith.recipes._estimates import plan
 
 POSITIONAL = "task"
+# `plan tune ...` speaks of a training, `plan ladder ...`, or plain `plan ...`, of a ladder.
+ABOUT = {"ladder": "tunesmith.recipes.plan", "tune": "tunesmith.recipes._plan_tune"}
 EXAMPLES = ("tunesmith plan movies", "tunesmith plan mine.yaml --routes lora,full --ranks 4,16")
 
 

@@ -8,23 +8,23 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.core.files import sha256
 from tunesmith.core.memory import peak_gb
 from tunesmith.core.progress import say
-from tunesmith.core.registry import ENGINES, PEFT
+from tunesmith.core.registry import ENGINES
 from tunesmith.core.runs import Run
 from tunesmith.recipes._tune_config import Config
 
 if TYPE_CHECKING:
     from tunesmith.models.load import LM
-    from tunesmith.recipes._adapt import Adapted
+    from tunesmith.recipes._ready import Ready
     from tunesmith.recipes._rows import Rows
     from tunesmith.recipes._tune_page import TunePage
-    from tunesmith.train.fit import Validation
+    from tunesmith.train.rehearsal import Training
 
 POSITIONAL = "data"
 EXAMPLES = (
@@ -45,25 +45,26 @@ def run(config: Config) -> dict[str, Any]:
         UserError: unusable data or settings, named by file, row or key.
         WorkFailed: a non-finite loss or gradient. Interrupted: a signal; the step was finished and saved.
     """
+    from tunesmith.recipes._adapt import train
     from tunesmith.recipes._artefact import save_artefact
 
     start = time.monotonic()
-    config = config.model_copy(update={"run_dir": config.run_dir or f"runs/tune-{Path(config.data).name.split('.')[0]}"})
+    config = config.model_copy(update={"run_dir": str(folder_of(config))})
     elsewhere = ENGINES.get(config.engine).launch(train_as_worker, config.model_dump())
     if elsewhere:  # the run is trained, and its last checkpoint is all that is needed here
         config = config.model_copy(update={"overwrite": False, "resume": True})
-    work = _Work(config)
-    with work.page() as page:
-        adapted = work.train()
-        prompts = [e.ids[: e.loss_mask.index(True)] or e.ids[:1] for e in work.rows.train[:3]]
-        artefact = save_artefact(work.folder, work.lm, work.method, prompts, "Fine-tuning")
+    it, run, page = _begin(config)
+    with page:
+        adapted = train(it.lm, _with_findings(config, it), run, it.validation)
+        prompts = [e.ids[: e.loss_mask.index(True)] or e.ids[:1] for e in it.rows.train[:3]]
+        artefact = save_artefact(run.folder, it.lm, it.method, prompts, "Fine-tuning")
         fitted, peaks = adapted.fitted, [peak_gb(), *(w["peak_memory_gb"] for w in elsewhere)]
         report = {
-            "status": "done", "run_dir": str(work.folder), "artefact": str(artefact), "seconds": fitted.seconds,
+            "status": "done", "run_dir": str(run.folder), "artefact": str(artefact), "seconds": fitted.seconds,
             "wall_seconds": time.monotonic() - start, "peak_memory_gb": max(peaks), "tokens": fitted.tokens,
             "tokens_per_second": fitted.tokens / max(fitted.seconds, 1e-9), "supervised_tokens": fitted.supervised_tokens,
             "trained_parameters": adapted.trained_parameters, "steps": fitted.steps, "final_loss": fitted.losses[-1],
-            "validation": fitted.best, "warnings": work.rows.warnings,
+            "validation": fitted.best, "warnings": it.rows.warnings,
         }  # fmt: skip
         page.finish(report)
     return report
@@ -71,61 +72,52 @@ def run(config: Config) -> dict[str, Any]:
 
 def train_as_worker(settings: dict[str, Any]) -> dict[str, float]:
     """Train together with other workers, leaving the checkpoints; `settings` are those of `Config`."""
-    work = _Work(Config.model_construct(**settings))
-    if work.first:
-        with work.page():
-            work.train()
-    else:
-        work.train()
+    from tunesmith.recipes._adapt import train
+    from tunesmith.train.engines.local import current
+
+    it, run, page = _begin(Config.model_construct(**settings))
+    with page if current().rank == 0 else nullcontext():
+        train(it.lm, it.training, run, it.validation)
     return {"peak_memory_gb": peak_gb()}
 
 
-class _Work:
-    """A training that is ready to begin in this process, alone or as one of several workers."""
+def _begin(config: Config) -> tuple[Ready, Run, TunePage]:
+    """Load and check everything, alone or as one of several workers; only then is a run directory made."""
+    from tunesmith.recipes._memory import require_memory
+    from tunesmith.recipes._ready import ready
+    from tunesmith.recipes._tune_page import TunePage
+    from tunesmith.train.engines.local import current
 
-    def __init__(self, config: Config) -> None:
-        from tunesmith.recipes._models import load_attached, quiet_libraries, use_threads
-        from tunesmith.recipes._rows import read_rows
-        from tunesmith.train.engines.local import current
-
-        quiet_libraries()
-        use_threads(config.threads)
-        self.config, self.folder = config, Path(config.run_dir or "")
-        self.lm, self.adapter = load_attached(config.model, config.adapter, config.dtype)
-        self.method = (self.adapter.entry, self.adapter.parameters) if self.adapter else PEFT.parameters(config.peft)
-        self.rows = read_rows(config, self.lm)
-        self.first = current().rank == 0
-        about = {"command": _command(config), "parents": [config.adapter] if config.adapter else []}
-        again = self.first and (config.overwrite or not config.resume)
-        with current().first_before_others():
-            self.run = Run(self.folder, _inputs(config, self.lm, self.rows), about, again)
-
-    def page(self) -> TunePage:
-        """Return the page that is written however the training ends."""
-        from tunesmith.recipes._tune_page import TunePage
-
-        return TunePage(self.folder, self.config, _name(self.method), self.lm, self.rows)
-
-    def train(self) -> Adapted:
-        """Train, or go on with what the run holds."""
-        from tunesmith.recipes._adapt import adapt
-
-        if self.first:
-            on = f"{_name(self.method)} on {self.config.model}, {str(self.lm.dtype).removeprefix('torch.')}"
-            say(f"{self.rows.describe()}; training {on}")
-        attached, validation = self.adapter.trained if self.adapter else None, _validation(self.lm, self.rows)
-        return adapt(self.lm, self.method, self.rows.train, self.config, self.run, self.config.seed, validation, attached)
+    it, engine = ready(config), current()
+    if engine.workers == 1:
+        require_memory(it.training, it.keeps_best, config.max_memory_gb, it.lm.model)
+    about = {"command": _command(config), "parents": [config.adapter] if config.adapter else []}
+    again = engine.rank == 0 and (config.overwrite or not config.resume)
+    with engine.first_before_others():
+        run = Run(folder_of(config), _inputs(config, it.lm, it.rows), about, again)
+    if engine.rank == 0:
+        on = f"{it.method_name} on {config.model}, {str(it.lm.dtype).removeprefix('torch.')}"
+        say(f"{it.rows.describe()}; training {on}")
+    return it, run, TunePage(run.folder, config, it.method_name, it.lm, it.rows)
 
 
-def _name(method: tuple[ModuleType, Any]) -> str:
-    return method[0].__name__.rpartition(".")[2]
+def _with_findings(config: Config, it: Ready) -> Training:
+    """Return the training with the settings that were asked to be found by trying."""
+    from tunesmith.recipes._search import with_found_rate, with_found_size
+
+    return with_found_rate(config, with_found_size(config, it.training, it.keeps_best), folder_of(config))
+
+
+def folder_of(config: Config) -> Path:
+    """Return the run directory."""
+    return Path(config.run_dir or f"runs/tune-{Path(config.data).name.split('.')[0]}")
 
 
 def _inputs(config: Config, lm: LM, rows: Rows) -> dict[str, Any]:
     """Return all that the trained weights follow from; a run directory made from other inputs is not continued."""
     harmless = {"run_dir", "overwrite", "resume", "threads", "save_steps", "tokens_per_micro_batch", "activation_checkpointing"}
     # N workers make the update that one makes.
-    harmless |= {"report_to", "engine", "workers", "address", "restarts", "shard"}
+    harmless |= {"report_to", "find_batch_size", "max_memory_gb", "engine", "workers", "address", "restarts", "shard"}
     weights = Path(config.adapter) / "adapter_model.safetensors" if config.adapter else None
     return {
         **config.model_dump(exclude=harmless),
@@ -153,13 +145,3 @@ def render(report: dict[str, Any]) -> str:
     if "adapter" in Path(report["artefact"]).name:
         lines.append(f"talk to it: tunesmith chat --adapter {report['artefact']}")
     return "\n".join(lines)
-
-
-def _validation(lm: LM, rows: Rows) -> Validation | None:
-    """Measure the task's accuracy, or the loss on held-out rows; nothing without such rows."""
-    from tunesmith.evaluate.loss import mean_loss
-    from tunesmith.train.fit import Validation
-
-    if rows.validate:
-        return Validation(rows.validate, "eval_accuracy", larger_is_better=True)
-    return Validation(lambda: mean_loss(lm, rows.validation), "eval_loss", larger_is_better=False) if rows.validation else None
