@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 STAMP := .venv/.installed
+OPTIONAL := .venv/.optional
 
 export TOKENIZERS_PARALLELISM := false
 .DEFAULT_GOAL := help
@@ -33,6 +34,11 @@ $(STAMP): pyproject.toml constraints.txt
 setup: $(STAMP)
 	@:
 
+# What users install when they want it; the tests want everything.
+$(OPTIONAL): $(STAMP)
+	@$(PIP) install -c constraints.txt -e '.[ray,tracking]'
+	@touch $@
+
 fetch: setup
 	@$(BIN)/tunesmith fetch
 
@@ -40,7 +46,7 @@ demo: fetch
 	@$(BIN)/tunesmith ladder movies --run_dir runs/movies
 	@echo "The report is $(CURDIR)/runs/movies/report.html"
 
-test: fetch
+test: fetch $(OPTIONAL)
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
 
 check: setup
