@@ -58,15 +58,20 @@ def resident_gb() -> float:
 
 
 def use_large_pages() -> None:
-    """Let torch take its memory in huge pages and keep what it frees; call before its first tensor.
+    """Let torch take its memory in huge pages; call before its first tensor. Only Linux has them."""
+    if sys.platform.startswith("linux") and on("pages"):
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def keep_freed_memory() -> None:
+    """Keep what is freed for the next time it is needed.
 
     A training step takes and frees the same gigabytes again and again. Handed back to the operating system each time, they
-    come again as small zeroed pages: about a fifth of a step on a CPU. Only Linux with glibc has the switches; elsewhere, and
-    with the lever "pages" left out, nothing changes.
+    come again as zeroed pages. Scoring, whose batches differ in size, would only hold more than it needs. Only glibc has
+    the switch; elsewhere, and with the lever "pages" left out, nothing changes.
     """
     if not sys.platform.startswith("linux") or not on("pages"):
         return
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
