@@ -80,7 +80,7 @@ def test_steps_of_a_rehearsal_are_those_of_fit(tmp_path: Path) -> None:
 
 @METHODS
 def test_counted_memory_predicts_larger_batches(tmp_path: Path, method: str, dtype: str) -> None:
-    # The slope between batches of 16 and 64 tokens gives the bytes of a batch twelve times as large, which is counted too.
+    # The slope between two small batches gives the bytes of one three times as large, which is counted too.
     toy = Toy(tmp_path, method=method, dtype=dtype)
     memory = plan.count_memory(of(toy), keeps_best=False)
     counted = plan._Counting.of(of(toy), 768).whole

@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from tunesmith.core.levers import on
@@ -70,14 +71,20 @@ def keep_freed_memory() -> None:
     come again as zeroed pages. Scoring, whose batches differ in size, would only hold more than it needs. Only glibc has
     the switch; elsewhere, and with the lever "pages" left out, nothing changes.
     """
-    if not sys.platform.startswith("linux") or not on("pages"):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(_MMAP_THRESHOLD, _KEEP_UP_TO)
-    mallopt(_TRIM_THRESHOLD, _KEEP_UP_TO)
+    if on("pages"):
+        _call_libc("mallopt", _MMAP_THRESHOLD, _KEEP_UP_TO)
+        _call_libc("mallopt", _TRIM_THRESHOLD, _KEEP_UP_TO)
+
+
+def release_freed_memory() -> None:
+    """Hand back what is kept but not in use, so that resident memory is memory in use."""
+    _call_libc("malloc_trim", 0)
+
+
+def _call_libc(name: str, *numbers: int) -> None:
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):  # another C library than glibc
+            getattr(ctypes.CDLL(None), name)(*numbers)
 
 
 def available_gb(root: Path = Path("/")) -> float | None:

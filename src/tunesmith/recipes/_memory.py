@@ -17,7 +17,7 @@ _SMALLEST, _LORA_RANK = 64, 16
 # Freed memory is not always given back, so more is resident than the tensors add up to: up to two thirds more than the
 # activations were counted (smollm2, LoRA, glibc). Near the limit the peak is therefore measured, and what is suggested
 # fills this share of the room for activations.
-_NEAR, _FILLED = 0.6, 0.6
+_NEAR, _FILLED = 0.6, 0.45
 
 
 def require_memory(

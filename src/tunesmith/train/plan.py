@@ -19,16 +19,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from tunesmith.core.memory import available_gb, recent_peak_gb, reset_peak, resident_gb
+from tunesmith.core.memory import available_gb, recent_peak_gb, release_freed_memory, reset_peak, resident_gb
 from tunesmith.core.records import Encoded
 from tunesmith.data.collate import collate
 from tunesmith.data.encoded_rows import longest_of
 from tunesmith.train.parameters import FitParameters
 from tunesmith.train.rehearsal import Rehearsal, Training
 
-# Tokens of the two counted batches.
+# Rows looked at to learn how many tokens count.
 _SAMPLED_ROWS = 1000
-_SMALL, _LARGE = 16, 64
+# Tokens of the two counted batches: several blocks of attention, so that the slope between them is that of longer rows.
+_SMALL, _LARGE = 128, 256
 # Steps timed, by their place among all when sorted by size: at least so many, then until enough time has passed.
 _QUANTILES = (0.5, 0.75, 0.25, 0.6, 0.4, 0.5, 0.75, 0.25)
 _FEWEST, _ENOUGH_SECONDS = 2, 2.0
@@ -177,13 +178,17 @@ def _optimizer_bytes(training: Training, keeps_best: bool) -> float:
 
 
 def _in_use(device: torch.device) -> float:
-    return float(torch.cuda.memory_reserved(device)) if device.type == "cuda" else resident_gb() * 1e9
+    if device.type == "cuda":
+        return float(torch.cuda.memory_reserved(device))
+    release_freed_memory()
+    return resident_gb() * 1e9
 
 
 def _reset(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
+        release_freed_memory()
         reset_peak()
 
 
