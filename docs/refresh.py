@@ -26,7 +26,7 @@ def numbers(run: Path) -> str:
     made = report["provenance"]
     cores = len(os.sched_getaffinity(0))
     machine = f"{made['machine']}, torch {made['torch']}, {cores} cores, {report['seconds'] / 60:.0f} minutes of work"
-    command = re.sub(r" --(set )?run_dir\S*", "", report["command"])
+    command = re.sub(r" --(set run_dir=|run_dir[= ])\S+", "", report["command"])
     notes = "".join(f" Note: {warning}." for warning in report["warnings"])
     return f"{(run / 'report.md').read_text(encoding='utf-8')}\nMade by `{command}` ({machine}).{notes}\n"
 

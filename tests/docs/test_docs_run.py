@@ -164,8 +164,9 @@ def refused(words: list[str]) -> str:
 
 
 def flags_in_text(page: Path) -> set[str]:
-    """Return the flags named in a page's text, without their dashes."""
+    """Return the flags of tunesmith named in a page's text, without their dashes."""
     inline = INLINE.findall(FENCE.sub("", page.read_text(encoding="utf-8")))
+    inline = [text for text in inline if not re.match(r"pytest |(python )?\S+\.py ", text)]
     return {flag.replace("-", "_") for text in inline for flag in re.findall(r"(?<![\w-])--([a-z][a-z_.-]*)", text)}
 
 
