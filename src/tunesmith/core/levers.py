@@ -1,6 +1,6 @@
 """Switches of what makes computing faster without changing what is computed, so that each can be left out and compared.
 
-`TUNESMITH_WITHOUT=attention,head tunesmith tune ...` leaves two of them out; `all` leaves out every one.
+`TUNESMITH_WITHOUT=padding,head tunesmith tune ...` leaves two of them out; `all` leaves out every one.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from tunesmith.core.errors import UserError, near_miss
 LEVERS = {
     "decoder": "on a CPU, blocks of the Llama family run as a few whole operations instead of many small ones",
     "padding": "work token by token is done for real tokens only",
-    "lora": "a linear layer and its low-rank update are one operation, without copies",
     "head": "gradients of logits are made piece by piece in the forward pass",
-    "pages": "memory comes in huge pages, and freed memory is kept for the next step",
+    "pages": "memory comes in huge pages",
 }
 _off: set[str] = set()
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import resource
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from tunesmith.core.levers import on
 
-# Numbers of glibc's malloc.h.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_KEEP_UP_TO = 1 << 30
 _PROC = Path("/proc/self")
 # The peaks that `reset_peak` made the system forget.
 _forgotten = [0.0]
@@ -62,29 +57,6 @@ def use_large_pages() -> None:
     """Let torch take its memory in huge pages; call before its first tensor. Only Linux has them."""
     if sys.platform.startswith("linux") and on("pages"):
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-
-def keep_freed_memory() -> None:
-    """Keep what is freed for the next time it is needed.
-
-    A training step takes and frees the same gigabytes again and again. Handed back to the operating system each time, they
-    come again as zeroed pages. Scoring, whose batches differ in size, would only hold more than it needs. Only glibc has
-    the switch; elsewhere, and with the lever "pages" left out, nothing changes.
-    """
-    if on("pages"):
-        _call_libc("mallopt", _MMAP_THRESHOLD, _KEEP_UP_TO)
-        _call_libc("mallopt", _TRIM_THRESHOLD, _KEEP_UP_TO)
-
-
-def release_freed_memory() -> None:
-    """Hand back what is kept but not in use, so that resident memory is memory in use."""
-    _call_libc("malloc_trim", 0)
-
-
-def _call_libc(name: str, *numbers: int) -> None:
-    if sys.platform.startswith("linux"):
-        with suppress(OSError, AttributeError):  # another C library than glibc
-            getattr(ctypes.CDLL(None), name)(*numbers)
 
 
 def available_gb(root: Path = Path("/")) -> float | None:

@@ -14,11 +14,9 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import nn
-from torch.autograd import Function
 
 from tunesmith.core.config import Config, validate
 from tunesmith.core.errors import UserError
-from tunesmith.core.levers import on
 from tunesmith.core.records import WorkedExample
 
 PEFT_TYPE = "LORA"
@@ -52,30 +50,6 @@ _VARIANTS = (
 )  # fmt: skip
 
 
-class _LowRank(Function):
-    """W x + bias + s B A x without a copy: the update is added into the product where it stands, backwards too."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor, s: float
-    ) -> torch.Tensor:
-        """x [..., K], w [D, K], bias [D], a [R, K], b [D, R] -> [..., D]."""
-        rows = x.reshape(-1, x.shape[-1])
-        inner = nn.functional.linear(rows, a)
-        ctx.save_for_backward(rows, inner, w, a, b)
-        ctx.shape, ctx.scaling = x.shape, s
-        return nn.functional.linear(rows, w, bias).addmm_(inner, b.t(), alpha=s).view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """dA = s (g B)^T x, dB = s g^T (x A^T), dx = g W + s (g B) A; W is frozen."""
-        x, inner, w, a, b = ctx.saved_tensors
-        grad = grads[0].reshape(-1, grads[0].shape[-1])
-        grad_inner = (grad @ b).mul_(ctx.scaling)
-        grad_x = (grad @ w).addmm_(grad_inner, a).view(ctx.shape) if ctx.needs_input_grad[0] else None
-        return grad_x, None, None, grad_inner.t() @ x, (grad.t() @ inner).mul_(ctx.scaling), None
-
-
 class LoraLinear(nn.Module):
     """A linear layer [K -> D] and its low-rank update: lora_A [R, K], lora_B [D, R]."""
 
@@ -97,15 +71,8 @@ class LoraLinear(nn.Module):
         """Map x [..., K] to [..., D]."""
         if not self.enabled:
             return self.base(x)
-        if self._fusible(x):
-            weight, bias = self.base.weight, self.base.bias
-            return _LowRank.apply(x, weight, bias, self.lora_A, self.lora_B, self.scaling)
         inner = nn.functional.linear(self.dropout(x), self.lora_A)
         return torch.add(self.base(x), nn.functional.linear(inner, self.lora_B), alpha=self.scaling)
-
-    def _fusible(self, x: torch.Tensor) -> bool:
-        dropout = self.training and isinstance(self.dropout, nn.Dropout)
-        return type(self.base) is nn.Linear and not dropout and x.dtype == self.lora_A.dtype and on("lora")
 
     def update(self) -> torch.Tensor:
         """Return (alpha / r) B A as float32, in the layout of the base weight."""

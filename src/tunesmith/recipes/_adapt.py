@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from tunesmith.core.memory import keep_freed_memory
 from tunesmith.core.records import Encoded
 from tunesmith.core.runs import Run
 from tunesmith.core.seeds import derive
@@ -51,7 +50,6 @@ def attach(
     Raises:
         UserError: the data would teach nothing or never to stop (see `train.probes`).
     """
-    keep_freed_memory()
     entry, parameters = method
     check_training_data(data, lm.tokenizer, lm.stop_ids)
     trained = attached or entry.attach(lm.model, parameters, derive(seed, "attach"))

@@ -14,9 +14,8 @@ from tunesmith.train.rehearsal import Training
 
 _SETTINGS = ("tokens_per_micro_batch", "peft", "max_length")
 _SMALLEST, _LORA_RANK = 64, 16
-# Freed memory is not always given back, and a training keeps it on purpose, so more is resident than the tensors add up to:
-# up to twice the activations that were counted. Near the limit the peak is therefore measured, and what is suggested fills
-# this share of the room for activations.
+# Freed memory is not always given back, so more is resident than the tensors add up to: up to twice the activations that
+# were counted. Near the limit the peak is therefore measured, and what is suggested fills this share of the room for activations.
 _NEAR, _FILLED = 0.6, 0.45
 
 

@@ -19,7 +19,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from tunesmith.core.memory import available_gb, recent_peak_gb, release_freed_memory, reset_peak, resident_gb
+from tunesmith.core.memory import available_gb, recent_peak_gb, reset_peak, resident_gb
 from tunesmith.core.records import Encoded
 from tunesmith.data.collate import collate
 from tunesmith.data.encoded_rows import longest_of
@@ -178,17 +178,13 @@ def _optimizer_bytes(training: Training, keeps_best: bool) -> float:
 
 
 def _in_use(device: torch.device) -> float:
-    if device.type == "cuda":
-        return float(torch.cuda.memory_reserved(device))
-    release_freed_memory()
-    return resident_gb() * 1e9
+    return float(torch.cuda.memory_reserved(device)) if device.type == "cuda" else resident_gb() * 1e9
 
 
 def _reset(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        release_freed_memory()
         reset_peak()
 
 
