@@ -53,6 +53,18 @@ def no_network() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave torch's threads as they were; trainings of toy size have one, since a second would only wait for the first."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    if torch and request.path.parent.name in ("peft", "train"):
+        torch.set_num_threads(1)
+    yield
+    if torch:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
 def seeded() -> None:
     """Start every test from the same random state, in the libraries that are loaded."""
     random.seed(0)

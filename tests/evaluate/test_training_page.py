@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from test_report import ATTACK, Page, _environment
+from test_report import ATTACK, Page, _environment, check_self_contained
 
 from tunesmith.evaluate.report.curves import Measured, chart, series, short, smoothed
 from tunesmith.evaluate.report.training import TrainingReport, write_training_html
@@ -51,14 +51,7 @@ def test_same_run_same_bytes_in_another_process() -> None:
 
 
 def test_nothing_is_loaded_and_no_script_exists() -> None:
-    page = Page(PAGE)
-    policy = [a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy"]
-    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
-    assert not [t for t, _ in page.tags if t in ("script", "link", "iframe", "object", "embed", "base", "form", "img")]
-    for tag, attributes in page.tags:
-        assert not [name for name in attributes if name.startswith("on")], tag
-        for name in ("href", "src", "xlink:href", "action", "srcset"):
-            assert (attributes.get(name) or "#").startswith("#"), (tag, attributes)
+    check_self_contained(PAGE)
     assert "http" not in PAGE.replace("http-equiv", "")
     assert "url(" not in PAGE
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tickets import SMALL, write_task
 
+from processes import grandchildren, title
 from tunesmith import cli
 from tunesmith.core.config import validate
 from tunesmith.core.errors import UserError
@@ -38,22 +39,7 @@ def climb(task: Path, folder: Path, **how: Any) -> dict[str, Any]:
 
 def routes_at_work() -> list[int]:
     """The processes below this one that climb a route now."""
-    parents = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it ended while we looked
-            continue
-    mine = {pid for pid, parent in parents.items() if parent == os.getpid()}
-    return [p for p, parent in parents.items() if parent in mine and title(p) in ("ray::zero-shot", "ray::LoRA r=2")]
-
-
-def title(pid: int) -> str:
-    """What a process calls itself."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().strip("\0 ")
-    except OSError:
-        return ""
+    return [pid for pid in grandchildren() if title(pid) in ("ray::zero-shot", "ray::LoRA r=2")]
 
 
 @pytest.mark.usefixtures("cluster")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+from processes import grandchildren, title
 from tunesmith import cli
 from tunesmith.core.errors import UserError, WorkFailed
 from tunesmith.recipes import tune
@@ -26,12 +26,10 @@ TWO = {"engine": "ray", "workers": 2}
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Work in an empty folder, on one thread."""
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    before = torch.get_num_threads()
-    yield tmp_path
-    torch.set_num_threads(before)
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -78,16 +76,7 @@ def at_step(folder: str, step: int, action: Any) -> threading.Thread:
 
 def a_worker() -> int:
     """The process of a worker that this process's own Ray started."""
-    parents = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it ended while we looked
-            continue
-    raylets = {pid for pid, parent in parents.items() if parent == os.getpid()}
-    workers = [pid for pid, parent in parents.items() if parent in raylets]
-    training = [pid for pid in workers if Path(f"/proc/{pid}/cmdline").read_text().startswith("ray::Worker.train")]
-    return max(training)
+    return max(pid for pid in grandchildren() if title(pid).startswith("ray::Worker.train"))
 
 
 @pytest.mark.usefixtures("cluster")
