@@ -54,16 +54,24 @@ class Encoded:
 
     Attributes:
         ids: T token ids.
-        loss_mask: T booleans; True where the token is a target.
+        loss_mask: T booleans; True where something is predicted that counts.
         example_id: the example it came from.
+        targets: what is predicted where the mask is True, in order: the masked tokens, or one class for a whole row
+            (with the mask True at its first token only). None = the tokens themselves, each from those before it.
     """
 
     ids: tuple[int, ...]
     loss_mask: tuple[bool, ...]
     example_id: str
+    targets: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def counted(self) -> int:
+        """Number of predictions that count; nothing predicts the first token of a row from those before it."""
+        return sum(self.loss_mask[1:]) if self.targets is None else len(self.targets)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,13 +15,23 @@ from tunesmith.core.seeds import derive
 _WINDOW = 32
 
 
+class VaryingRows(Sequence[Encoded]):
+    """Rows that are new every epoch, such as those whose tokens are masked anew; as a sequence, those of epoch 0."""
+
+    @abstractmethod
+    def in_epoch(self, epoch: int) -> Sequence[Encoded]:
+        """Return the rows of an epoch, counted from 0: as many, each as long, and the same however often asked for."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Examples padded on the right, which a causal model needs no mask for.
 
     Attributes:
-        ids: [B, T] token ids. lengths: [B] real tokens. loss_mask: [B, T] booleans, True where the token is a target.
+        ids: [B, T] token ids. lengths: [B] real tokens.
+        loss_mask: [B, T] booleans, True where something is predicted that counts.
         example_ids: B identities. tokens: real tokens, padding not counted.
+        targets: [N] what is predicted at the N places of the mask, row by row; None = the tokens themselves.
     """
 
     ids: torch.Tensor
@@ -28,6 +39,7 @@ class Batch:
     loss_mask: torch.Tensor
     example_ids: tuple[str, ...]
     tokens: int
+    targets: torch.Tensor | None = None
 
     def tensors(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return ids, lengths and loss_mask on a device."""
@@ -43,7 +55,9 @@ def collate(examples: Sequence[Encoded]) -> Batch:
         ids[b, : len(example)] = torch.tensor(example.ids)
         mask[b, : len(example)] = torch.tensor(example.loss_mask)
     lengths = torch.tensor([len(e) for e in examples])
-    return Batch(ids, lengths, mask, tuple(e.example_id for e in examples), int(lengths.sum()))
+    given = [e.targets for e in examples if e.targets is not None]
+    targets = torch.tensor([t for row in given for t in row]) if given else None
+    return Batch(ids, lengths, mask, tuple(e.example_id for e in examples), int(lengths.sum()), targets)
 
 
 def epoch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:

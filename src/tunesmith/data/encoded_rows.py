@@ -27,7 +27,7 @@ class EncodedRows(Sequence[Encoded]):
     A token takes four bytes: its id, and whether it is a target in the highest bit.
 
     Args:
-        rows: read once, one after the other.
+        rows: read once, one after the other; their targets are their own tokens.
 
     Raises:
         WorkFailed: the disk is full.
@@ -107,4 +107,5 @@ def longest_of(rows: Sequence[Encoded], count: int) -> list[Encoded]:
 
 
 def _packed(row: Encoded) -> bytes:
+    assert row.targets is None, "targets other than a row's own tokens have no place in this file"
     return (np.array(row.ids, np.uint32) | np.array(row.loss_mask, np.uint32) << 31).tobytes()

@@ -94,7 +94,7 @@ def load(name: str, dtype: str = "auto", device: str = "auto") -> LM:
         model = model.to(device=place, dtype=precision if dtype != "auto" else torch.float32)
         lm = LM(model, tokenizer, name, text_hash("toy", name))
     else:
-        folder, tokenizer = _open(name)
+        folder, tokenizer = open_folder(name)
         lm = LM(_weights(name, folder, precision).to(device=place).eval(), tokenizer, name, identity_of(folder))
     _check_decoder(lm)
     return lm
@@ -140,10 +140,15 @@ def load_tokenizer(name: str) -> Any:
     Raises:
         UserError: there is no such model.
     """
-    return toy.byte_tokenizer() if name in toy.NAMES else _open(name)[1]
+    return toy.byte_tokenizer() if name in toy.NAMES else open_folder(name)[1]
 
 
-def _open(name: str) -> tuple[str, Any]:
+def open_folder(name: str) -> tuple[str, Any]:
+    """Return a model's directory (or hub id) and its tokenizer.
+
+    Raises:
+        UserError: there is no such model, or its directory is unsafe or incomplete.
+    """
     from transformers import AutoTokenizer
 
     folder = str(embedded.folder_of(name)) if name in embedded.NAMES else name

@@ -19,7 +19,7 @@ from tunesmith.core.progress import Progress, say
 from tunesmith.core.records import Encoded
 from tunesmith.core.runs import Run
 from tunesmith.core.seeds import derive
-from tunesmith.data.collate import epoch_order
+from tunesmith.data.collate import VaryingRows, epoch_order
 from tunesmith.data.encoded_rows import lengths_of
 from tunesmith.train import checkpoint
 from tunesmith.train.engines.local import LossOf, current
@@ -138,7 +138,8 @@ class _Plan:
         epoch, index = divmod(step, self._per_epoch)
         if self._order[0] != epoch:
             self._order = epoch, epoch_order(self._lengths, self._rows_per_step, self.seed, epoch)
-        return [self.data[i] for i in self._order[1][index]]
+        rows = self.data.in_epoch(epoch) if isinstance(self.data, VaryingRows) else self.data
+        return [rows[i] for i in self._order[1][index]]
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of step `step`, counted from 0."""
@@ -242,8 +243,7 @@ def _step(loss_of: LossOf, state: _State, plan: _Plan) -> dict[str, float]:
     examples = plan.examples(position.step)
     # Dropout draws from here, so a step's randomness is its own and not the history's.
     torch.manual_seed(derive(plan.seed, "step", position.step, *([engine.rank] if engine.rank else [])))
-    # The first token of a row is predicted from nothing and so never counts.
-    counted = sum(sum(e.loss_mask[1:]) for e in examples)
+    counted = sum(e.counted for e in examples)
     loss = correct = 0.0
     for batches in engine.passes(examples, plan.how.tokens_per_micro_batch):
         mine = batches[engine.rank]
