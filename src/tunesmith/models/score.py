@@ -152,8 +152,11 @@ class _Scoring:
                 groups.setdefault(id(past), []).append(child)
             order = [Group([Row(child.ids) for child in found], pasts[key]) for key, found in groups.items()]
             kept = read(self.lm.model, order, keep=True)[1]
-            read_nodes = [child for found in groups.values() for child in found]
-            self._below(list(zip(read_nodes, [past for rows in kept for past in rows], strict=True)))
+            self._below([
+                (child, group.past_after(i, own))
+                for found, group, own in zip(groups.values(), order, kept, strict=True)
+                for i, child in enumerate(found)
+            ])  # fmt: skip
 
     def _row(self, number: int, node: Node) -> Row:
         # A continuation's last token is predicted, never read.
@@ -182,10 +185,7 @@ class _Scoring:
 
     def _affordable(self, children: Sequence[tuple[Node, Past | None]]) -> Iterator[list[tuple[Node, Past | None]]]:
         """Cut nodes into portions that fit one batch, and whose pasts fit the cache."""
-        config = self.lm.model.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        per_token = 2 * config.num_hidden_layers * heads * width * self.lm.dtype.itemsize
+        per_token = self.lm.cache_bytes_per_token
         some: list[tuple[Node, Past | None]] = []
         longest = kept = 0
         for node, past in sorted(children, key=lambda c: -len(c[0].ids)):
