@@ -18,7 +18,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 BATCHES = (1, 8, 32)
-OPENINGS = ("The film was", "I watched this movie last night and", "Write a short review of a cafe:", "My phone arrived and")
+OPENINGS = (
     "The film was",
     "I watched this movie last night and",
     "Write a short review of a restaurant:",
