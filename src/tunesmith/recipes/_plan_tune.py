@@ -69,7 +69,8 @@ def run(config: Config) -> dict[str, Any]:
         "peak_memory_gb": max(real.peak_gb if real else counted, before), "available_gb": limit,
         "settings_that_fit": [] if fits else settings_that_fit(training, memory, limit, it.lm.model),
         "seconds": real.seconds if real else None, "tokens_per_second": real.tokens_per_second if real else None,
-        "evaluation_seconds": real.evaluation_seconds * training.how.evaluations if real else None, "loading_seconds": loading, "disk_gb": (checkpoints + artefact) / 1e9, "checkpoint_gb": checkpoints / 1e9,
+        "evaluation_seconds": real.evaluation_seconds * training.how.evaluations if real else None,
+        "loading_seconds": loading, "disk_gb": (checkpoints + artefact) / 1e9, "checkpoint_gb": checkpoints / 1e9,
         "artefact_gb": artefact / 1e9,
         "warnings": [*it.rows.warnings, *_warnings(config, folder, over_long, checkpoints + artefact)],
     }  # fmt: skip
