@@ -72,12 +72,10 @@ class GroundedAsker:
         else:
             readings = [self._readings(item, found) for item, found in zip(items, evidence, strict=True)]
             answered = self._mixed(readings, title)
+            cited = [_ids([passage for r in of for passage in r.passages]) for of in readings]
             predictions = [
-                replace(
-                    self.asker.prediction(item, (of[0].text, of[0].ids), answer),
-                    sources=_ids([p for r in of for p in r.passages]),
-                )
-                for item, of, answer in zip(items, readings, answered, strict=True)
+                replace(self.asker.prediction(item, (of[0].text, of[0].ids), answer), sources=sources)
+                for item, of, answer, sources in zip(items, readings, answered, cited, strict=True)
             ]
             prompt_tokens = statistics.fmean(sum(len(r.ids) for r in of) for of in readings)
             left = sum(len(r.passages) for of in readings for r in of)

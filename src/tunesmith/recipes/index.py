@@ -92,9 +92,7 @@ def _before(config: Config, folder: Path, settings: dict[str, Any]) -> Any:
 def _warnings(index: Any) -> list[str]:
     found = [f"{index.blank:,} documents without a word have no passage"] if index.blank else []
     if index.cut:
-        found.append(
-            f"{index.cut:,} passages are longer than 256 tokens and embedded by their first 256: use fewer --chunk.words"
-        )
+        found.append(f"{index.cut:,} passages have over 256 tokens and are embedded by the first 256: use fewer --chunk.words")
     return found
 
 

@@ -22,9 +22,9 @@ _SENTENCE_END = re.compile(r"[.!?。！？…][\"'”’»)\]]*$")
 class Chunking(Config):
     """How documents are cut into passages."""
 
-    words: int = Field(100, ge=1, le=1000)
+    words: int = Field(default=100, ge=1, le=1000)
     """most words of a passage"""
-    overlap: int = Field(0, ge=0)
+    overlap: int = Field(default=0, ge=0)
     """a passage repeats at most this many words of the one before, whole sentences of them where `by` is sentences"""
     by: Literal["sentences", "words"] = "sentences"
     """where a passage may end; a sentence longer than a passage is cut between words"""
@@ -79,9 +79,8 @@ def passages(document: Document, chunking: Chunking) -> list[Passage]:
     if document.whole:
         spans = [(words[0][0], words[-1][1])] if words else []
     else:
-        spans = [
-            (words[first][0], words[last - 1][1]) for first, last in _packed(_pieces(document.text, words, chunking), chunking)
-        ]
+        ranges = _packed(_pieces(document.text, words, chunking), chunking)
+        spans = [(words[first][0], words[last - 1][1]) for first, last in ranges]
     return [Passage(document.id, start, end, document.title, document.text[start:end]) for start, end in spans]
 
 
@@ -92,7 +91,9 @@ def _pieces(text: str, words: list[tuple[int, int]], chunking: Chunking) -> list
     pieces, first = [], 0
     for i, (start, end) in enumerate(words):
         rest = text[end : words[i + 1][0]] if i + 1 < len(words) else "\n\n"
-        ends = rest.count("\n") > 1 or _SENTENCE_END.search(text[start:end]) is not None
+        # A heading belongs to what it stands above.
+        apart = rest.count("\n") > 1 and text[words[first][0]] != "#"
+        ends = apart or _SENTENCE_END.search(text[start:end]) is not None
         if ends or i + 1 - first == chunking.words:
             pieces.append((first, i + 1))
             first = i + 1

@@ -32,9 +32,7 @@ def read_corpus(source: str, *, skip_bad_rows: bool = False) -> list[Document]:
         return rows_as_documents(task, task.splits.train)
     path = Path(source)
     if path.is_dir():
-        files = [
-            f for f in sorted(path.rglob("*")) if _readable(f) and not any(p.startswith(".") for p in f.relative_to(path).parts)
-        ]
+        files = [file for file in sorted(path.rglob("*")) if _readable(file, path)]
         if not files:
             raise UserError(f"the corpus is empty: {path} has no file that ends in {', '.join((*_PLAIN, *_ROWS))}")
         return [document for file in files for document in _read(file, file.relative_to(path).as_posix(), skip_bad_rows)]
@@ -51,14 +49,15 @@ def rows_as_documents(task: Task, rows: Sequence[Example]) -> list[Document]:
     return [Document(id, "", prompt(row.fields) + lead + task.answer(row), row.where, whole=True) for id, row in unique.items()]
 
 
-def _readable(path: Path) -> bool:
-    return path.is_file() and path.name.lower().endswith((*_PLAIN, *_ROWS))
+def _readable(file: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return not hidden and file.name.lower().endswith((*_PLAIN, *_ROWS)) and file.is_file()
 
 
 def _read(path: Path, name: str, skip_bad_rows: bool) -> list[Document]:
     if path.suffix.lower() in _PLAIN:
         return [Document(name, "", _text(path), name)]
-    rows, _, sniffed = formats.read(path, skip_bad_rows=skip_bad_rows, own_names=True)
+    rows, _, _ = formats.read(path, skip_bad_rows=skip_bad_rows, own_names=True)
     for row in rows:
         if not isinstance(row.fields.get("text"), str):
             have = ", ".join(row.fields)

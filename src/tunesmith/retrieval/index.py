@@ -75,9 +75,8 @@ class Index:
         cut = [passages(document, chunking) for document in documents]
         found = tuple(passage for of in cut for passage in of)
         if not found:
-            raise UserError(
-                "the corpus is empty: " + (f"its {len(documents):,} documents are blank" if documents else "no document")
-            )
+            why = f"its {len(documents):,} documents are blank" if documents else "it has no document"
+            raise UserError(f"the corpus is empty: {why}")
         texts = [passage.shown for passage in found]
         name = entry.__name__.rpartition(".")[2]
         reusable = before is not None and before.encoder == encoder and before.retriever["name"] == name

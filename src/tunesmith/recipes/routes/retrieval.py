@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tunesmith.core.config import Config
 from tunesmith.core.records import Example
+from tunesmith.core.registry import RETRIEVERS
 from tunesmith.recipes._workload import Sizes, Workload
 
 if TYPE_CHECKING:
@@ -38,6 +39,12 @@ class Parameters(Config):
     """words that a passage may repeat of the one before"""
     relevant: str = ""
     """field of the rows with the id (or ids) of the document that answers it; absent = recall counts passages with the answer"""
+
+    @field_validator("retriever")
+    @classmethod
+    def _exists(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        RETRIEVERS.parameters(value)
+        return value
 
 
 def label(parameters: Parameters) -> str:
@@ -80,7 +87,7 @@ def climb(shop: Workshop, parameters: Parameters) -> Climbed:
     found = find(shop.items)
     answers, dropped = asker.ask(shop.items, evidence(found), label(parameters))
     seconds = time.perf_counter() - start
-    measures, recall = _recall(shop.task, parameters, shop.items, found)
+    measures, recall = _recall(shop, parameters, found)
     notes = [
         f"index of {len(index.passages):,} passages of {index.documents:,} documents, built in {built:.1f} s; "
         f"a search takes {searching[0]:.1f} ms (95 %: {searching[1]:.1f})",
@@ -95,8 +102,8 @@ def _index(shop: Workshop, parameters: Parameters) -> Index:
     from tunesmith.retrieval.corpus import read_corpus, rows_as_documents
     from tunesmith.retrieval.index import Index, is_index
 
-    if is_index(Path(parameters.corpus or shop.folder / "no-index")):
-        return Index.load(Path(parameters.corpus))
+    if parameters.corpus and is_index(Path(parameters.corpus)):
+        return _agreed(Index.load(Path(parameters.corpus)), parameters)
     own = not parameters.corpus
     documents = rows_as_documents(shop.task, shop.train) if own else read_corpus(parameters.corpus)
     index = Index.build(documents, parameters.retriever, Chunking(words=parameters.words, overlap=parameters.overlap))
@@ -104,27 +111,53 @@ def _index(shop: Workshop, parameters: Parameters) -> Index:
     return index
 
 
-def _recall(
-    task: Task, parameters: Parameters, items: Sequence[Example], found: Sequence[Sequence[Hit]]
-) -> tuple[dict[str, float], str]:
-    """Return recall@k by its name, and a sentence: what retrieval found, whatever the model made of it."""
+def _agreed(index: Index, parameters: Parameters) -> Index:
+    """Return the index if it was made as the parameters say; those that were not given are the index's own."""
     from tunesmith.core.errors import UserError
+
+    entry, own = RETRIEVERS.parameters(parameters.retriever)
+    wanted = {"name": entry.__name__.rpartition(".")[2], **own.model_dump(exclude_unset=True)}
+    wanted |= parameters.model_dump(include={"words", "overlap"} & parameters.model_fields_set)
+    there = {**index.retriever, **index.chunking.model_dump()}
+    for key in wanted:
+        if wanted[key] != there[key]:
+            known = "retriever" if key == "name" else key
+            change = f"{known} {there[key]}, and the route says {wanted[key]}"
+            raise UserError(f"the index {parameters.corpus} was made with {change}", f"Give the route {known}={there[key]}.")
+    return index
+
+
+def _recall(shop: Workshop, parameters: Parameters, found: Sequence[Sequence[Hit]]) -> tuple[dict[str, float], str]:
+    """Return recall@k by its name, and a sentence: what retrieval found, whatever the model made of it."""
     from tunesmith.retrieval.rag import recall_at_k
 
-    k = parameters.k
+    k, task = parameters.k, shop.task
     if field := parameters.relevant:
-        values = []
-        for item, hits in zip(items, found, strict=True):
-            wanted = item.fields.get(field) or ()
-            wanted = [str(one) for one in wanted] if isinstance(wanted, (list, tuple)) else [str(wanted)]
-            if not wanted:
-                raise UserError(f"{item.where}: '{field}' should name the document that answers it, and is empty or missing")
-            values.append(recall_at_k(wanted, [hit.passage.document for hit in hits], k))
-        value = sum(values) / len(values)
-        return {f"recall@{k}": value}, f"recall@{k}, of the documents named in '{field}': {value:.1%}"
-    held = [any(_holds(hit.passage.shown, task.answer(item)) for hit in hits) for item, hits in zip(items, found, strict=True)]
-    value = sum(held) / len(held)
-    return {f"answer_recall@{k}": value}, f"answer recall@{k}, items with the right answer in a retrieved passage: {value:.1%}"
+        named = [_named(item, field) for item in shop.items]
+        values = [recall_at_k(w, [h.passage.document for h in hits], k) for w, hits in zip(named, found, strict=True)]
+        name, meaning = f"recall@{k}", f"of the documents named in '{field}'"
+    else:
+        # Rows of the task itself are known by their labels, which may be the beginning of one another.
+        labels = {} if parameters.corpus or not task.verbalizer else {row.id: task.gold(row) for row in shop.train}
+        answers = [(task.gold(item), task.answer(item)) for item in shop.items]
+        values = [
+            any(labels[p.document] == gold if labels else _holds(p.shown, said) for p in (hit.passage for hit in hits))
+            for (gold, said), hits in zip(answers, found, strict=True)
+        ]
+        name, meaning = f"answer_recall@{k}", "items with the right answer in a retrieved passage"
+    value = sum(values) / len(values)
+    return {name: value}, f"{name.replace('_', ' ')}, {meaning}: {value:.1%}"
+
+
+def _named(item: Example, field: str) -> list[str]:
+    """Return the ids of the documents that an item names as those that answer it."""
+    from tunesmith.core.errors import UserError
+
+    value = item.fields.get(field)
+    ids = [str(one) for one in (value if isinstance(value, (list, tuple)) else [value]) if one not in (None, "")]
+    if not ids:
+        raise UserError(f"{item.where}: '{field}' should name the document that answers it, and is empty or missing")
+    return ids
 
 
 def _holds(passage: str, answer: str) -> bool:

@@ -1,6 +1,7 @@
 """BM25: shared words, weighed by how rare they are (Robertson & Zaragoza 2009), with Lucene's idf, which is never negative.
 
-    score(q, d) = sum_{t in q} idf(t) f(t, d) / (f(t, d) + k1 (1 - b + b |d| / avgdl)),   idf(t) = ln(1 + (N - n + 0.5) / (n + 0.5))
+    score(q, d) = sum_{t in q} idf(t) f(t, d) / (f(t, d) + k1 (1 - b + b |d| / avgdl))
+    idf(t)      = ln(1 + (N - n + 0.5) / (n + 0.5))
 
 f counts a word in a passage, n the passages that have it, N all passages, avgdl their mean length in words; a word that stands
 twice in the query counts twice. The factor (k1 + 1) of the original only rescales and is left out, as in Lucene. The sparse
@@ -20,9 +21,7 @@ from tunesmith.core.config import Config
 from tunesmith.core.errors import UserError
 from tunesmith.core.records import WorkedExample
 
-CITATION = (
-    "Robertson & Zaragoza 2009, The Probabilistic Relevance Framework; Kamphuis et al. 2020 (Lucene's variant); Lù 2024, BM25S"
-)
+CITATION = "Robertson & Zaragoza 2009, BM25 and Beyond; Kamphuis et al. 2020, Which BM25 Do You Mean?; Lù 2024, BM25S"
 # A passage that shares no word with the query scores 0, and is not found.
 UNRELATED = 0.0
 _WORD = re.compile(r"\w+")
@@ -61,11 +60,8 @@ def build(texts: Sequence[str], parameters: Parameters, before: tuple[Sequence[s
     engine.index((ids, vocabulary), create_empty_token=False, show_progress=False)
     sparse = {name: np.asarray(engine.scores[name]) for name in ("data", "indices", "indptr")}
     # Words have no line breaks in them.
-    return {
-        **sparse,
-        "vocabulary": np.frombuffer("\n".join(vocabulary).encode(), dtype=np.uint8),
-        "passages": np.array([len(texts)]),
-    }
+    spelled = np.frombuffer("\n".join(vocabulary).encode(), dtype=np.uint8)
+    return {**sparse, "vocabulary": spelled, "passages": np.array([len(texts)])}
 
 
 def searcher(arrays: Arrays, parameters: Parameters) -> Callable[[Sequence[str]], np.ndarray]:
