@@ -140,7 +140,9 @@ class Index:
             os.replace(stage, final)
             sync_directory(folder)
         except (OSError, WorkFailed) as error:
+            # After the rename, too: what is said to be missing must not turn up later.
             shutil.rmtree(stage, ignore_errors=True)
+            shutil.rmtree(final, ignore_errors=True)
             why = error.message if isinstance(error, WorkFailed) else str(error)
             raise WorkFailed(f"the index could not be written to {folder}: {why}", "What was there is as it was.") from error
         for path in older:
@@ -173,9 +175,7 @@ class Index:
             raise UserError(f"the index in {folder} cannot be read: {error}", again) from error
         encoder = RETRIEVERS.get(index.retriever["name"]).encoder()
         if encoder != index.encoder:
-            raise UserError(
-                f"the index in {folder} was made with the encoder '{index.encoder}', and queries with '{encoder}'", again
-            )
+            raise UserError(f"the index in {folder} was made with the encoder '{index.encoder}', and this is '{encoder}'", again)
         return index
 
 
