@@ -127,7 +127,11 @@ class Asker:
         return self.lm.context_length - answer
 
     def check_lengths(self, items: Sequence[Example], ids: Sequence[tuple[int, ...]]) -> None:
-        """Raise a UserError that names the first row whose prompt and answer do not fit the model."""
+        """Check that every prompt fits the model together with its answer.
+
+        Raises:
+            UserError: one does not; names the row.
+        """
         most = self.longest_prompt
         for item, tokens in zip(items, ids, strict=True):
             if len(tokens) > most:
