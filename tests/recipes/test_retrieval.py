@@ -177,7 +177,8 @@ def test_an_item_with_nothing_in_common_is_asked_alone_and_counted(handbook: Pat
 
 
 def test_labels_tell_routes_apart_and_wrong_retrievers_are_refused_at_once() -> None:
-    labels = [ROUTES.get("retrieval").label(ROUTES.parameters(spec)[1]) for spec in ("retrieval", "retrieval:k=3,combine=token")]
-    assert labels == ["retrieval hybrid k=5", "retrieval hybrid k=3 token"]
+    specs = ("retrieval", "retrieval:retriever=bm25", "retrieval:k=3,combine=token")
+    labels = [ROUTES.get("retrieval").label(ROUTES.parameters(spec)[1]) for spec in specs]
+    assert labels == ["retrieval k=5", "retrieval bm25 k=5", "retrieval token k=3"]
     with pytest.raises(UserError, match="unknown retriever 'bm52'"):
         ROUTES.parameters("retrieval:retriever=bm52")

@@ -93,9 +93,12 @@ def test_an_updated_index_equals_one_built_anew_and_embeds_only_what_changed(nam
     assert found[0] == found[1] != found[2]
 
 
-def test_a_changed_retriever_keeps_nothing_of_the_old_index() -> None:
-    before = Index.build(DOCUMENTS, "bm25")
-    assert Index.build(DOCUMENTS, "dense", before=before).arrays.keys() == {"vectors"}
+def test_another_retriever_takes_over_vectors_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    words, vectors = Index.build(DOCUMENTS, "bm25"), Index.build(DOCUMENTS, "dense")
+    assert Index.build(DOCUMENTS, "dense", before=words).arrays.keys() == {"vectors"}
+    monkeypatch.setattr(embed, "embed_texts", lambda texts, title="": np.zeros((len(texts), 384)) if not texts else 1 / 0)
+    both = Index.build(DOCUMENTS, "hybrid", before=vectors)
+    assert np.array_equal(both.arrays["dense.vectors"], vectors.arrays["vectors"])
 
 
 def test_passages_longer_than_the_encoder_reads_are_counted() -> None:

@@ -11,7 +11,7 @@ arithmetic is `bm25s` (Lù 2024).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,11 +42,10 @@ def encoder() -> str:
     return ""
 
 
-def build(texts: Sequence[str], parameters: Parameters, before: tuple[Sequence[str], Arrays] | None = None) -> Arrays:
+def build(texts: Sequence[str], parameters: Parameters, known: Mapping[str, np.ndarray] | None = None) -> Arrays:
     """Return the sparse matrix of scores (words x N passages) and the sorted vocabulary.
 
-    Every number depends on all passages (N, n, avgdl), so nothing of an index `before` can be kept; it takes a second or two
-    for 100,000 passages.
+    Every number depends on all passages (N, n, avgdl), so what is `known` of some does not help.
 
     Raises:
         UserError: `bm25s` is not installed, or no passage has a word.
