@@ -81,8 +81,9 @@ class Index:
         known = before._vectors if before and before.encoder == encoder else None
         settings = {"name": entry.__name__.rpartition(".")[2], **parameters.model_dump()}
         return cls(
-            passages=found, retriever=settings, chunking=chunking, encoder=encoder, documents=len(documents),
-            blank=sum(not of for of in cut), cut=_count_cut(texts) if encoder else 0, arrays=entry.build(texts, parameters, known),
+            passages=found, retriever=settings, chunking=chunking, encoder=encoder,
+            documents=len(documents), blank=sum(not of for of in cut), cut=_count_cut(texts) if encoder else 0,
+            arrays=entry.build(texts, parameters, known),
         )  # fmt: skip
 
     def search(self, queries: Sequence[str], k: int = 5) -> list[list[Hit]]:
