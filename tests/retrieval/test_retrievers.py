@@ -2,6 +2,7 @@
 
 import math
 import random
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -70,6 +71,14 @@ def test_a_word_asked_twice_counts_twice_and_an_unknown_one_not_at_all() -> None
 def test_a_corpus_without_words_is_refused() -> None:
     with pytest.raises(UserError, match="no passage has a word that BM25 could look for"):
         bm25.evaluate(["!!!", "..."], "cat")
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    with pytest.raises(UserError) as refused:
+        bm25.evaluate(TEXTS, "cat")
+    assert refused.value.message == "the package 'bm25s' is not installed"
+    assert refused.value.fix == "Install it: pip install 'tunesmith[retrieval]'"
 
 
 def test_dense_scores_are_cosines_of_the_embeddings() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -89,10 +90,11 @@ def words(text: str) -> list[str]:
 
 def _engine(parameters: Parameters) -> Any:
     try:
-        from bm25s import BM25
+        # By name, for type checkers that run where it is not installed.
+        package = import_module("bm25s")
     except ImportError:
         raise UserError("the package 'bm25s' is not installed", "Install it: pip install 'tunesmith[retrieval]'") from None
-    return BM25(method="lucene", k1=parameters.k1, b=parameters.b, backend="numpy", csc_backend="numpy")
+    return package.BM25(method="lucene", k1=parameters.k1, b=parameters.b, backend="numpy", csc_backend="numpy")
 
 
 def evaluate(texts: Sequence[str], query: str, k1: float = 1.2, b: float = 0.75) -> list[float]:
