@@ -83,10 +83,14 @@ class Climbed:
 
 
 class Workshop:
-    """What every route works with: the task's rows, the model (loaded when first needed) and its prompts."""
+    """What every route works with: the task's rows, the model (loaded when first needed) and its prompts.
 
-    def __init__(self, assignment: Assignment) -> None:
-        self.assignment = assignment
+    Args:
+        alone: the route is climbed by itself, so the folders beside its own are not those of a ladder's other routes.
+    """
+
+    def __init__(self, assignment: Assignment, alone: bool = False) -> None:
+        self.assignment, self.alone = assignment, alone
         self.seed = assignment.seed
         self.task: Task = load_task(assignment.task, skip_bad_rows=assignment.skip_bad_rows)
         splits = self.task.splits
@@ -117,7 +121,7 @@ class Workshop:
     def finished(self, route: str, parameters: dict[str, Any]) -> tuple[RouteResult, list[Prediction]] | None:
         """Return a finished route of this ladder by its label, if it was climbed with the same parameters."""
         folder = self.folder.parent / folder_name(route)
-        climbed = load(folder) if (folder / "result.json").is_file() else None
+        climbed = load(folder) if not self.alone and (folder / "result.json").is_file() else None
         return climbed if climbed and climbed[0].parameters == parameters else None
 
     def draw_seed(self, draw: int) -> int:
