@@ -24,9 +24,14 @@ def embed(rows: list[Example]) -> np.ndarray:
     return np.stack([np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))], axis=1)
 
 
+def similar(these: list[Example], those: list[Example]) -> np.ndarray:
+    """Cosines."""
+    return embed(these) @ embed(those).T
+
+
 def chosen(name: str, shots: int, seed: int = 0) -> list[list[str]]:
     """Ids of the demonstrations of each item."""
-    found = DEMONSTRATIONS.get(name).choose(POOL, ITEMS, shots, seed, label_of=label_of, embed=embed)
+    found = DEMONSTRATIONS.get(name).choose(POOL, ITEMS, shots, seed, label_of=label_of, similar=similar)
     return [[e.id for e in one] for one in found]
 
 
@@ -40,7 +45,7 @@ def test_a_draw_is_seeded_without_repetition_and_the_same_for_all_items(name: st
         assert len(set(draw[0])) == 8
 
 
-@pytest.mark.parametrize("name", ["random", "balanced", "nearest"])
+@pytest.mark.parametrize("name", ["random", "balanced", "nearest", "diverse"])
 def test_more_shots_than_rows_are_all_rows(name: str) -> None:
     assert sorted(chosen(name, 100)[0], key=int) == [str(i) for i in range(60)]
 
@@ -64,6 +69,6 @@ def test_nearest_rows_stand_nearest_last() -> None:
     # Item 0 lies between rows 10 and 11; equally near rows keep the order of the pool, the first nearest.
     assert [set(one[-2:]) for one in chosen("nearest", 4)] == [{"10", "11"}, {"11", "12"}, {"12", "13"}]
     assert set(chosen("nearest", 4)[0]) == {"9", "10", "11", "12"}
-    with pytest.raises(UserError, match="needs embeddings"):
+    with pytest.raises(UserError, match="needs a similarity"):
         DEMONSTRATIONS.get("nearest").choose(POOL, ITEMS, 4, 0, label_of=label_of)
-    assert DEMONSTRATIONS.get("nearest").choose(POOL, [], 4, 0, label_of=label_of, embed=embed) == []
+    assert DEMONSTRATIONS.get("nearest").choose(POOL, [], 4, 0, label_of=label_of, similar=similar) == []

@@ -30,7 +30,7 @@ ROUTES = ["--routes", "zero-shot,few-shot,calibrated,lora", "--ranks", "2", "--b
 ROW = {
     "route", "name", "kind", "parameters", "metric", "value", "low", "high", "n", "draws", "metrics", "valid",
     "trained_parameters", "seconds", "evaluation_seconds", "peak_memory_gb", "tokens_per_query", "ms_per_query", "p50_ms",
-    "p95_ms", "price_per_1000", "forgetting", "items_hash", "template_hash", "scorer", "notes", "reference",
+    "p95_ms", "price_per_1000", "forgetting", "items_hash", "template_hash", "scorer", "notes", "reference", "templates",
 }  # fmt: skip
 REPORT = {
     "status", "run_dir", "seconds", "wall_seconds", "peak_memory_gb", "warnings", "routes", "best", "verdict", "task",

@@ -91,6 +91,19 @@ class Asker:
         ]  # fmt: skip
         return Answers(predictions, seconds, statistics.fmean(map(len, ids)))
 
+    def fitted(self, items: Sequence[Example], demonstrations: Sequence[Sequence[Example]]) -> list[Sequence[Example]]:
+        """Return per item the last demonstrations that fit the model together with item and answer, at best all of them."""
+        room = self.lm.context_length - self._answer_tokens()
+        return [self._fitted(item, shown, room) for item, shown in zip(items, demonstrations, strict=True)]
+
+    def _fitted(self, item: Example, shown: Sequence[Example], room: int) -> Sequence[Example]:
+        # A token is at least a byte of text, so most prompts need not be tokenised to see that they fit.
+        if self.prompts.most_tokens(item, shown) <= room:
+            return shown
+        while shown and len(self.prompts.prompt(item, shown)[1]) > room:
+            shown = shown[1:]
+        return shown
+
     def latencies(
         self, items: Sequence[Example], demonstrations: Sequence[Sequence[Example]] | None = None
     ) -> tuple[float, float]:
@@ -107,17 +120,23 @@ class Asker:
         choices = self._choices()
         scored = score_requests(self.lm, [Request(ids, choices) for ids in prompt_ids], title)
         lengths = [len(c) for c in choices]
-        return [verbalizer.label_scores(s.logprobs, lengths) for s in scored], scored
+        alone = None
+        if verbalizer.normalise == "pmi":  # asked apart, because the prompts of a call share their beginning
+            alone = score_requests(self.lm, [Request(self.prompts.without_item(), choices)])[0].logprobs
+        return [verbalizer.label_scores(s.logprobs, lengths, alone) for s in scored], scored
 
     def _check_lengths(self, items: Sequence[Example], ids: Sequence[tuple[int, ...]]) -> None:
-        verbalizer, most = self.prompts.task.verbalizer, self.lm.context_length
-        answer = max(map(len, self._choices())) - 1 if verbalizer else _NEW_TOKENS
+        most, answer = self.lm.context_length, self._answer_tokens()
         for item, tokens in zip(items, ids, strict=True):
             if len(tokens) + answer > most:
                 raise UserError(
                     f"{item.where}: its prompt has {len(tokens):,} tokens; {self.lm.name} reads at most {most:,} with the answer",
                     "Shorten or remove the row, or show fewer demonstrations.",
                 )
+
+    def _answer_tokens(self) -> int:
+        """Tokens that must fit behind a prompt; nothing is read after the last token of a choice."""
+        return max(map(len, self._choices())) - 1 if self.prompts.task.verbalizer else _NEW_TOKENS
 
     def _gold(self, item: Example) -> str:
         gold = self.prompts.task.gold(item)
@@ -162,8 +181,16 @@ def calibration_prior(
     The raw probabilities of the content-free inputs are averaged, then normalised over the labels, as the authors' code
     does; the other order gives other numbers.
     """
-    ids = [asker.prompts.content_free(text, demonstrations) for text in texts]
-    return content_free_logprobs(asker.label_logprobs(ids)[0])
+    return calibration_priors(asker, [demonstrations], texts)[0]
+
+
+def calibration_priors(
+    asker: Asker, demonstrations: Sequence[Sequence[Example]], texts: Sequence[str] = ("N/A", "", "[MASK]")
+) -> list[dict[str, float]]:
+    """Return what `calibration_prior` returns for each list of demonstrations, all scored together."""
+    ids = [asker.prompts.content_free(text, shown) for shown in demonstrations for text in texts]
+    scores = asker.label_logprobs(ids)[0]
+    return [content_free_logprobs(scores[at : at + len(texts)]) for at in range(0, len(scores), len(texts))]
 
 
 def recalibrated(prediction: Prediction, prior: dict[str, float]) -> Prediction:

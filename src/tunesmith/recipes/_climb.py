@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 from tunesmith.core.errors import TunesmithError
@@ -69,6 +70,7 @@ class Climbed:
 
     Attributes:
         peak_memory_gb: of work done elsewhere; that of this process is counted anyway.
+        templates: the template of each draw, by name; empty where all draws have the task's.
     """
 
     draws: list[list[Prediction]]
@@ -80,6 +82,7 @@ class Climbed:
     forgetting: Forgetting | None = None
     peak_memory_gb: float = 0.0
     notes: list[str] = field(default_factory=list)
+    templates: list[str] = field(default_factory=list)
 
 
 class Workshop:
@@ -112,11 +115,11 @@ class Workshop:
         """The task's prompts for this model."""
         return Prompts(self.task, self.lm.tokenizer)
 
-    def asker(self, trained: bool = False) -> Any:
-        """Return who asks the model the task's items."""
+    def asker(self, trained: bool = False, task: Task | None = None) -> Any:
+        """Return who asks the model the task's items, or asks them as another form of the task (a template, words) says."""
         from tunesmith.evaluate.answer import Asker
 
-        return Asker(self.lm, self.prompts, trained)
+        return Asker(self.lm, Prompts(task, self.lm.tokenizer) if task else self.prompts, trained)
 
     def finished(self, route: str, parameters: dict[str, Any]) -> tuple[RouteResult, list[Prediction]] | None:
         """Return a finished route of this ladder by its label, if it was climbed with the same parameters."""
@@ -169,8 +172,19 @@ def result_of(
         peak_memory_gb=max(peak_gb(), climbed.peak_memory_gb), tokens_per_query=climbed.prompt_tokens,
         ms_per_query=ms, p50_ms=climbed.latency_ms[0], p95_ms=climbed.latency_ms[1],
         price_per_1000=None, forgetting=climbed.forgetting, items_hash=items_hash(shop.items),
-        template_hash="" if kind == "baseline" else shop.task.template_hash, scorer=scorer, notes=climbed.notes,
+        template_hash="" if kind == "baseline" else shop.task.template_hash, scorer=scorer,
+        notes=[*climbed.notes, *_by_template(climbed.templates, per_draw, primary)], templates=climbed.templates,
     )  # fmt: skip
+
+
+def _by_template(templates: Sequence[str], values: Sequence[float], metric: str) -> list[str]:
+    """Say what each template reached, the mean of its draws, and how far apart templates are."""
+    means = {t: fmean(v for v, of in zip(values, templates, strict=True) if of == t) for t in dict.fromkeys(templates)}
+    if len(means) < 2:
+        return []
+    listed = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+    apart = f"median {median(means.values()):.3f}, {min(means.values()):.3f} to {max(means.values()):.3f}"
+    return [f"{metric.replace('_', ' ')} by template: {listed}; {apart}"]
 
 
 def climb_route(shop: Workshop) -> None:
