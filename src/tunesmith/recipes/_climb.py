@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import sys
@@ -115,11 +116,18 @@ class Workshop:
         """The task's prompts for this model."""
         return Prompts(self.task, self.lm.tokenizer)
 
-    def asker(self, trained: bool = False, task: Task | None = None) -> Any:
-        """Return who asks the model the task's items, or asks them as another form of the task (a template, words) says."""
+    def asker(self, trained: bool = False) -> Any:
+        """Return who asks the model the task's items."""
         from tunesmith.evaluate.answer import Asker
 
-        return Asker(self.lm, Prompts(task, self.lm.tokenizer) if task else self.prompts, trained)
+        return Asker(self.lm, self.prompts, trained)
+
+    def with_task(self, task: Task) -> Workshop:
+        """Return the same rows and model with another form of the task: another of its templates, other words."""
+        other = copy.copy(self)
+        other.__dict__.pop("prompts", None)
+        other.task, other.lm = task, self.lm
+        return other
 
     def finished(self, route: str, parameters: dict[str, Any]) -> tuple[RouteResult, list[Prediction]] | None:
         """Return a finished route of this ladder by its label, if it was climbed with the same parameters."""

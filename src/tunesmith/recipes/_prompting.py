@@ -34,11 +34,11 @@ def ask_draws(
     asks = [(name, task, draw) for name, task in forms(shop.task, templates).items() for draw in draws]
     shown = [fitting(shop, task, draw, drop_shots) for _, task, draw in asks]
     # Single queries come first: they also make whatever is made on first use, which is no part of the batched time.
-    latency = shop.asker(task=asks[0][1]).latencies(shop.items, shown[0])
+    latency = shop.with_task(asks[0][1]).asker().latencies(shop.items, shown[0])
     asked = []
     for number, ((_, task, _), demonstrations) in enumerate(zip(asks, shown, strict=True)):
         name = f"{title} ({number + 1} of {len(asks)})" if len(asks) > 1 else title
-        asked.append(shop.asker(task=task).ask(shop.items, demonstrations, number, title=name))
+        asked.append(shop.with_task(task).asker().ask(shop.items, demonstrations, number, title=name))
     return Climbed(
         draws=[a.predictions for a in asked],
         evaluation_seconds=sum(a.seconds for a in asked),
@@ -58,7 +58,7 @@ def forms(task: Task, templates: Templates) -> dict[str, Task]:
 
 def fitting(shop: Workshop, task: Task, demonstrations: Demonstrations | None, drop_shots: bool) -> Demonstrations | None:
     """Return per item the demonstrations that fit the model, the last ones; all of them where none may be dropped."""
-    return shop.asker(task=task).fitted(shop.items, demonstrations) if demonstrations and drop_shots else demonstrations
+    return shop.with_task(task).asker().fitted(shop.items, demonstrations) if demonstrations and drop_shots else demonstrations
 
 
 def _dropped(shop: Workshop, wanted: Sequence[Demonstrations | None], shown: Sequence[Demonstrations | None]) -> list[str]:

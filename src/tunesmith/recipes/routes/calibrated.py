@@ -68,6 +68,6 @@ def _calibrated(shop: Workshop, parameters: Parameters, draws: list[list[Predict
         per_item = fitting(shop, task, wanted, parameters.drop_shots) or wanted
         keys = [tuple(e.id for e in one) for one in per_item]
         distinct = dict(zip(keys, per_item, strict=True))
-        priors = dict(zip(distinct, calibration_priors(shop.asker(task=task), list(distinct.values())), strict=True))
+        priors = dict(zip(distinct, calibration_priors(shop.with_task(task).asker(), list(distinct.values())), strict=True))
         found.append([recalibrated(p, priors[key]) for p, key in zip(predictions, keys, strict=True)])
     return found, time.perf_counter() - start
