@@ -24,6 +24,10 @@ REQUIRED = {
     "metrics": ("evaluate", "HIGHER_IS_BETTER", "worked_example"),
     "data/sources": ("splits", "LICENCE", "CITATION"),
     "data/demonstrations": ("choose", "worked_example"),
+    "retrieval/retrievers": (
+        *("Parameters", "build", "searcher", "encoder", "log_weights", "UNRELATED"),
+        *("CITATION", "evaluate", "worked_example"),
+    ),
     "peft": ("Parameters", "attach", "SAVES", "LEARNING_RATE"),
     "objectives": ("loss", "evaluate", "worked_example"),
     "train/engines": ("launch",),

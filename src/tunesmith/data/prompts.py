@@ -26,13 +26,18 @@ class Prompts:
     task: Task
     tokenizer: Any
 
-    def prompt(self, example: Example, demonstrations: Sequence[Example] = ()) -> tuple[str, tuple[int, ...]]:
+    def prompt(
+        self, example: Example, demonstrations: Sequence[Example] = (), passages: Sequence[str] = ()
+    ) -> tuple[str, tuple[int, ...]]:
         """Return the exact prompt text and its token ids; the answer comes next.
+
+        Args:
+            passages: texts to read first, below the instruction.
 
         Raises:
             UserError: a field is missing, or (chat) a row contains one of the model's control tokens.
         """
-        return self._prompt(self.task.template.prompt(example.fields), demonstrations)
+        return self._prompt(self.task.template.prompt(example.fields), demonstrations, passages)
 
     def most_tokens(self, example: Example, demonstrations: Sequence[Example] = ()) -> int:
         """Return how many tokens the prompt has at most, without tokenising it; far too many for a chat."""
@@ -57,12 +62,13 @@ class Prompts:
             return chat_prompt(self.tokenizer, [Message("user", tail)])[1]
         return with_bos(self.tokenizer, token_ids(self.tokenizer, tail))
 
-    def _prompt(self, item: str, demonstrations: Sequence[Example]) -> tuple[str, tuple[int, ...]]:
+    def _prompt(self, item: str, demonstrations: Sequence[Example], passages: Sequence[str] = ()) -> tuple[str, tuple[int, ...]]:
         task = self.task
         if task.file.chat:
-            return chat_prompt(self.tokenizer, [*self._turns(demonstrations), Message("user", item)])
+            asked = task.file.separator.join([*passages, item])
+            return chat_prompt(self.tokenizer, [*self._turns(demonstrations), Message("user", asked)])
         shown = [task.template.prompt(d.fields) + task.template.lead + task.answer(d) for d in demonstrations]
-        text = task.file.separator.join([*filter(None, [task.file.instruction]), *shown, item])
+        text = task.file.separator.join([*filter(None, [task.file.instruction]), *passages, *shown, item])
         return text, with_bos(self.tokenizer, token_ids(self.tokenizer, text))
 
     def answer(self, words: str, closed: bool = False) -> tuple[int, ...]:

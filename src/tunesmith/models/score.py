@@ -40,10 +40,12 @@ class Scored:
     Attributes:
         logprobs: per continuation, the sum of its tokens' log-probabilities, nats.
         free_choice: the token id the model itself would have said first after the prompt.
+        token_logprobs: per continuation, the log-probability of each of its tokens, nats.
     """
 
     logprobs: tuple[float, ...]
     free_choice: int
+    token_logprobs: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -171,11 +173,11 @@ def _score_batch(lm: LM, rows: list[_Row], prefix: _Prefix | None) -> list[Score
     logprobs, best = _logprobs(lm, picked, torch.tensor([unique[place] for place in places]), targets)
     answers, at = [], 0
     for row in rows:
-        free, sums = best[at], []
+        free, each = best[at], []
         for continuation in row.continuations:
-            sums.append(float(logprobs[at : at + len(continuation)].sum()))
+            each.append(logprobs[at : at + len(continuation)])
             at += len(continuation)
-        answers.append(Scored(tuple(sums), int(free)))
+        answers.append(Scored(tuple(float(e.sum()) for e in each), int(free), tuple(tuple(e.tolist()) for e in each)))
     return answers
 
 

@@ -72,6 +72,7 @@ class Climbed:
     Attributes:
         peak_memory_gb: of work done elsewhere; that of this process is counted anyway.
         templates: the template of each draw, by name; empty where all draws have the task's.
+        measures: what else was measured, by name, beside the task's metrics.
     """
 
     draws: list[list[Prediction]]
@@ -84,6 +85,7 @@ class Climbed:
     peak_memory_gb: float = 0.0
     notes: list[str] = field(default_factory=list)
     templates: list[str] = field(default_factory=list)
+    measures: dict[str, float] = field(default_factory=dict)
 
 
 class Workshop:
@@ -174,7 +176,7 @@ def result_of(
     primary = shop.task.metrics[0]
     return RouteResult(
         route=label, name=name, kind=kind, parameters=parameters, metric=primary, value=metrics[primary], low=metrics[primary],
-        high=metrics[primary], n=len(shop.items), draws=per_draw, metrics=metrics,
+        high=metrics[primary], n=len(shop.items), draws=per_draw, metrics={**metrics, **climbed.measures},
         valid=sum(p.valid for draw in climbed.draws for p in draw) / answered, trained_parameters=climbed.trained_parameters,
         seconds=climbed.seconds, evaluation_seconds=climbed.evaluation_seconds,
         peak_memory_gb=max(peak_gb(), climbed.peak_memory_gb), tokens_per_query=climbed.prompt_tokens,

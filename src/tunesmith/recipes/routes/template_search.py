@@ -56,7 +56,11 @@ def workload(parameters: Parameters, sizes: Sizes) -> Workload:
 
 
 def climb(shop: Workshop, parameters: Parameters) -> Climbed:
-    """Ask training rows by every template, save the log, and ask every item by the best one."""
+    """Ask training rows by every template, save the log, and ask every item by the best one.
+
+    Raises:
+        UserError: there is only one template.
+    """
     shop.asker()  # loading the model is no part of the search
     start = time.perf_counter()
     tasks = candidates(shop.task, parameters.paraphrase)
