@@ -72,3 +72,30 @@ def test_nearest_rows_stand_nearest_last() -> None:
     with pytest.raises(UserError, match="needs a similarity"):
         DEMONSTRATIONS.get("nearest").choose(POOL, ITEMS, 4, 0, label_of=label_of)
     assert DEMONSTRATIONS.get("nearest").choose(POOL, [], 4, 0, label_of=label_of, similar=similar) == []
+
+
+@pytest.mark.parametrize("shots", [1, 3, 8])
+def test_diverse_rows_are_those_of_maximal_marginal_relevance(shots: int) -> None:
+    # A second way: the definition, row by row, with plain sums.
+    generator = np.random.default_rng(3)
+    vectors = generator.normal(size=(63, 4))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    at = {row.id: i for i, row in enumerate([*POOL, *ITEMS])}
+
+    def cosine(one: Example, other: Example) -> float:
+        return float(sum(a * b for a, b in zip(vectors[at[one.id]], vectors[at[other.id]], strict=True)))
+
+    def by_definition(item: Example) -> list[str]:
+        taken: list[Example] = []
+        while len(taken) < shots:
+            left = [row for row in POOL if row not in taken]
+            redundant = {row.id: max((cosine(row, t) for t in taken), default=0.0) for row in left}
+            taken.append(max(left, key=lambda row: 0.5 * cosine(row, item) - 0.5 * redundant[row.id]))
+        return [row.id for row in taken[::-1]]
+
+    table = lambda rows, others: np.array([[cosine(r, o) for o in others] for r in rows])  # noqa: E731
+    found = DEMONSTRATIONS.get("diverse").choose(POOL, ITEMS, shots, 0, label_of=label_of, similar=table)
+    assert [[e.id for e in one] for one in found] == [by_definition(item) for item in ITEMS]
+    # The control: the nearest are others, as soon as there are several.
+    nearest = DEMONSTRATIONS.get("nearest").choose(POOL, ITEMS, shots, 0, label_of=label_of, similar=table)
+    assert (nearest == found) == (shots == 1)
