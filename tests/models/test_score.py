@@ -2,6 +2,7 @@
 
 import functools
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -144,3 +145,15 @@ def test_what_does_not_fit_the_context_is_refused_and_not_cut(toy: LM) -> None:
     assert len(score_requests(toy, [Request((70,) * toy.context_length, ((80,),))])) == 1
     with pytest.raises(UserError, match="2049 tokens, and the model was built for 2048"):
         score_requests(toy, [Request((70,) * toy.context_length, ((80,), (80, 81)))])
+
+
+def test_the_log_probability_of_every_token_is_kept(toy: LM) -> None:
+    requests = requests_for(toy, shared=True)
+    for request, scored in zip(requests, score_requests(toy, requests), strict=True):
+        assert [len(each) for each in scored.token_logprobs] == [len(c) for c in request.continuations]
+        assert [sum(each) for each in scored.token_logprobs] == pytest.approx(scored.logprobs, abs=1e-4)
+        # The sums of the beginnings, read one by one, differ by the tokens.
+        longest = request.continuations[0]
+        beginnings = tuple(longest[: i + 1] for i in range(len(longest)))
+        sums = [0.0, *plain(toy, Request(request.prompt, beginnings))[0]]
+        assert scored.token_logprobs[0] == pytest.approx([b - a for a, b in pairwise(sums)], abs=CLOSE)

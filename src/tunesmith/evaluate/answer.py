@@ -142,10 +142,10 @@ class Asker:
         return self.lm.context_length - answer
 
     def check_lengths(self, items: Sequence[Example], ids: Sequence[tuple[int, ...]]) -> None:
-        """Look whether every prompt and its answer fit the model.
+        """Check that every prompt fits the model together with its answer.
 
         Raises:
-            UserError: one does not; names the first row.
+            UserError: one does not; names the row.
         """
         most = self.longest_prompt
         for item, tokens in zip(items, ids, strict=True):

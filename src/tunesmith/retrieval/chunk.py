@@ -90,10 +90,11 @@ def _pieces(text: str, words: list[tuple[int, int]], chunking: Chunking) -> list
         return [(i, i + 1) for i in range(len(words))]
     pieces, first = [], 0
     for i, (start, end) in enumerate(words):
-        rest = text[end : words[i + 1][0]] if i + 1 < len(words) else "\n\n"
+        last = i + 1 == len(words)
+        blank = not last and text.count("\n", end, words[i + 1][0]) > 1
         # A heading belongs to what it stands above.
-        apart = rest.count("\n") > 1 and text[words[first][0]] != "#"
-        ends = apart or _SENTENCE_END.search(text[start:end]) is not None
+        apart = blank and text[words[first][0]] != "#"
+        ends = last or apart or _SENTENCE_END.search(text[start:end]) is not None
         if ends or i + 1 - first == chunking.words:
             pieces.append((first, i + 1))
             first = i + 1

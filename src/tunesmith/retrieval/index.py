@@ -63,7 +63,7 @@ class Index:
 
         Args:
             retriever: name, or name and parameters.
-            before: an earlier index by the same encoder; what it has embedded is not embedded again. The result is the same.
+            before: an earlier index; what it has embedded with the same encoder is not embedded again. The result is the same.
 
         Raises:
             UserError: no document has a word, two have one id, or the retriever or its parameters do not exist.
@@ -78,11 +78,10 @@ class Index:
             why = f"its {len(documents):,} documents are blank" if documents else "it has no document"
             raise UserError(f"the corpus is empty: {why}")
         texts = [passage.shown for passage in found]
-        name = entry.__name__.rpartition(".")[2]
-        reusable = before is not None and before.encoder == encoder and before.retriever["name"] == name
-        known = ([p.shown for p in before.passages], dict(before.arrays)) if before and reusable else None
+        known = before._vectors if before and before.encoder == encoder else None
+        settings = {"name": entry.__name__.rpartition(".")[2], **parameters.model_dump()}
         return cls(
-            passages=found, retriever={"name": name, **parameters.model_dump()}, chunking=chunking, encoder=encoder,
+            passages=found, retriever=settings, chunking=chunking, encoder=encoder,
             documents=len(documents), blank=sum(not of for of in cut), cut=_count_cut(texts) if encoder else 0,
             arrays=entry.build(texts, parameters, known),
         )  # fmt: skip
@@ -105,6 +104,13 @@ class Index:
             return []
         weights = self._open[0].log_weights(np.array([hit.score for hit in hits], dtype=np.float64))
         return [float(value) for value in weights - np.logaddexp.reduce(weights)]
+
+    @property
+    def _vectors(self) -> dict[str, np.ndarray]:
+        """The vector of each text, of a retriever that keeps vectors."""
+        texts = [passage.shown for passage in self.passages]
+        kept = [values for key, values in self.arrays.items() if key.rpartition(".")[2] == "vectors"]
+        return {text: vector for values in kept for text, vector in zip(texts, values, strict=True)}
 
     @cached_property
     def _open(self) -> tuple[Any, Callable[[Sequence[str]], np.ndarray]]:
@@ -140,7 +146,9 @@ class Index:
             os.replace(stage, final)
             sync_directory(folder)
         except (OSError, WorkFailed) as error:
+            # After the rename, too: what is said to be missing must not turn up later.
             shutil.rmtree(stage, ignore_errors=True)
+            shutil.rmtree(final, ignore_errors=True)
             why = error.message if isinstance(error, WorkFailed) else str(error)
             raise WorkFailed(f"the index could not be written to {folder}: {why}", "What was there is as it was.") from error
         for path in older:
@@ -173,9 +181,7 @@ class Index:
             raise UserError(f"the index in {folder} cannot be read: {error}", again) from error
         encoder = RETRIEVERS.get(index.retriever["name"]).encoder()
         if encoder != index.encoder:
-            raise UserError(
-                f"the index in {folder} was made with the encoder '{index.encoder}', and queries with '{encoder}'", again
-            )
+            raise UserError(f"the index in {folder} was made with the encoder '{index.encoder}', and this is '{encoder}'", again)
         return index
 
 

@@ -50,7 +50,8 @@ class Parameters(Config):
 def label(parameters: Parameters) -> str:
     """Name of the row in the table."""
     name = parameters.retriever if isinstance(parameters.retriever, str) else parameters.retriever.get("name", "")
-    return f"retrieval {name} k={parameters.k}" + ("" if parameters.combine == "stuff" else f" {parameters.combine}")
+    parts = [part for part in (name, parameters.combine) if part not in ("hybrid", "stuff")]
+    return " ".join(["retrieval", *parts, f"k={parameters.k}"])
 
 
 def unsuitable(task: Task) -> str:

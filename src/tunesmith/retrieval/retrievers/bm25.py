@@ -11,7 +11,8 @@ arithmetic is `bm25s` (Lù 2024).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -42,11 +43,10 @@ def encoder() -> str:
     return ""
 
 
-def build(texts: Sequence[str], parameters: Parameters, before: tuple[Sequence[str], Arrays] | None = None) -> Arrays:
+def build(texts: Sequence[str], parameters: Parameters, known: Mapping[str, np.ndarray] | None = None) -> Arrays:
     """Return the sparse matrix of scores (words x N passages) and the sorted vocabulary.
 
-    Every number depends on all passages (N, n, avgdl), so nothing of an index `before` can be kept; it takes a second or two
-    for 100,000 passages.
+    Every number depends on all passages (N, n, avgdl), so what is `known` of some does not help.
 
     Raises:
         UserError: `bm25s` is not installed, or no passage has a word.
@@ -90,10 +90,11 @@ def words(text: str) -> list[str]:
 
 def _engine(parameters: Parameters) -> Any:
     try:
-        from bm25s import BM25
+        # By name, for type checkers that run where it is not installed.
+        package = import_module("bm25s")
     except ImportError:
         raise UserError("the package 'bm25s' is not installed", "Install it: pip install 'tunesmith[retrieval]'") from None
-    return BM25(method="lucene", k1=parameters.k1, b=parameters.b, backend="numpy", csc_backend="numpy")
+    return package.BM25(method="lucene", k1=parameters.k1, b=parameters.b, backend="numpy", csc_backend="numpy")
 
 
 def evaluate(texts: Sequence[str], query: str, k1: float = 1.2, b: float = 0.75) -> list[float]:

@@ -9,7 +9,7 @@ Gurevych 2019; scale of the multiple-negatives loss), and so p(z|x) ~ exp(20 e(q
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -35,14 +35,14 @@ def encoder() -> str:
     return f"minilm {identity_of(str(embedded.folder_of('minilm')))}"
 
 
-def build(texts: Sequence[str], parameters: Parameters, before: tuple[Sequence[str], Arrays] | None = None) -> Arrays:
-    """Return the unit vectors [N, 384] of passages; texts that an index `before` has are not embedded again."""
+def build(texts: Sequence[str], parameters: Parameters, known: Mapping[str, np.ndarray] | None = None) -> Arrays:
+    """Return the unit vectors [N, 384] of passages; a text whose vector is `known` is not embedded again."""
     from tunesmith.models.embed import embed_texts
 
-    known = dict(zip(before[0], before[1]["vectors"], strict=True)) if before else {}
-    fresh = list(dict.fromkeys(text for text in texts if text not in known))
-    known.update(zip(fresh, embed_texts(fresh, "embedding passages"), strict=True))
-    return {"vectors": np.stack([known[text] for text in texts]).astype(np.float32)}
+    vectors = dict(known or {})
+    fresh = list(dict.fromkeys(text for text in texts if text not in vectors))
+    vectors.update(zip(fresh, embed_texts(fresh, "embedding passages"), strict=True))
+    return {"vectors": np.stack([vectors[text] for text in texts]).astype(np.float32)}
 
 
 def searcher(arrays: Arrays, parameters: Parameters) -> Callable[[Sequence[str]], np.ndarray]:

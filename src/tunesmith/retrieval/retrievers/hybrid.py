@@ -8,7 +8,7 @@ ranking and gets nothing from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,12 +36,12 @@ def encoder() -> str:
     return dense.encoder()
 
 
-def build(texts: Sequence[str], parameters: Parameters, before: tuple[Sequence[str], Arrays] | None = None) -> Arrays:
+def build(texts: Sequence[str], parameters: Parameters, known: Mapping[str, np.ndarray] | None = None) -> Arrays:
     """Return what both retrievers keep; as `bm25.build` and `dense.build`."""
     arrays = {}
     for name, part in _PARTS:
-        known = (before[0], _of(before[1], name)) if before else None
-        arrays.update({f"{name}.{key}": values for key, values in part.build(texts, _for(part, parameters), known).items()})
+        kept = part.build(texts, _for(part, parameters), known)
+        arrays.update({f"{name}.{key}": values for key, values in kept.items()})
     return arrays
 
 
