@@ -92,6 +92,18 @@ class Asker:
         ]
         return Answers(predictions, seconds, statistics.fmean(map(len, ids)))
 
+    def fitted(self, items: Sequence[Example], demonstrations: Sequence[Sequence[Example]]) -> list[Sequence[Example]]:
+        """Return per item the last demonstrations that fit the model together with item and answer, at best all of them."""
+        return [self._fitted(item, shown, self.longest_prompt) for item, shown in zip(items, demonstrations, strict=True)]
+
+    def _fitted(self, item: Example, shown: Sequence[Example], room: int) -> Sequence[Example]:
+        # A token is at least a byte of text, so most prompts need not be tokenised to see that they fit.
+        if self.prompts.most_tokens(item, shown) <= room:
+            return shown
+        while shown and len(self.prompts.prompt(item, shown)[1]) > room:
+            shown = shown[1:]
+        return shown
+
     def prediction(self, item: Example, prompt: tuple[str, tuple[int, ...]], answer: Said, draw: int = 0) -> Prediction:
         """Return the record of one answer, from the prompt's text and ids and what was said."""
         predicted, scores, valid = answer
@@ -118,7 +130,10 @@ class Asker:
         choices = self.choices()
         scored = score_requests(self.lm, [Request(ids, choices) for ids in prompt_ids], title)
         lengths = [len(c) for c in choices]
-        return [verbalizer.label_scores(s.logprobs, lengths) for s in scored], scored
+        alone = None
+        if verbalizer.normalise == "pmi":  # asked apart, because the prompts of a call share their beginning
+            alone = score_requests(self.lm, [Request(self.prompts.without_item(), choices)])[0].logprobs
+        return [verbalizer.label_scores(s.logprobs, lengths, alone) for s in scored], scored
 
     @property
     def longest_prompt(self) -> int:
@@ -191,8 +206,16 @@ def calibration_prior(
     The raw probabilities of the content-free inputs are averaged, then normalised over the labels, as the authors' code
     does; the other order gives other numbers.
     """
-    ids = [asker.prompts.content_free(text, demonstrations) for text in texts]
-    return content_free_logprobs(asker.label_logprobs(ids)[0])
+    return calibration_priors(asker, [demonstrations], texts)[0]
+
+
+def calibration_priors(
+    asker: Asker, demonstrations: Sequence[Sequence[Example]], texts: Sequence[str] = ("N/A", "", "[MASK]")
+) -> list[dict[str, float]]:
+    """Return what `calibration_prior` returns for each list of demonstrations, all scored together."""
+    ids = [asker.prompts.content_free(text, shown) for shown in demonstrations for text in texts]
+    scores = asker.label_logprobs(ids)[0]
+    return [content_free_logprobs(scores[at : at + len(texts)]) for at in range(0, len(scores), len(texts))]
 
 
 def recalibrated(prediction: Prediction, prior: dict[str, float]) -> Prediction:

@@ -80,6 +80,7 @@ class RouteResult:
         price_per_1000: money for 1,000 queries, None without a price. forgetting: None where no weight changed.
         items_hash, template_hash, scorer: must agree before two results share a table.
         notes: plain sentences worth a reader's time (early stopping, dropped rows, ...).
+        templates: the name of each draw's template; empty where all draws have the task's first.
     """
 
     route: str
@@ -108,6 +109,7 @@ class RouteResult:
     template_hash: str
     scorer: str
     notes: list[str] = field(default_factory=list)
+    templates: list[str] = field(default_factory=list)
 
 
 def save(folder: Path, result: RouteResult, predictions: list[Prediction]) -> None:
