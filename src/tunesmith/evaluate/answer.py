@@ -16,9 +16,10 @@ from tunesmith.core.records import Example
 from tunesmith.data.prompts import Prompts
 from tunesmith.data.task import Task
 from tunesmith.evaluate.results import Prediction
-from tunesmith.models.generate import Sampling, complete
-from tunesmith.models.load import LM
-from tunesmith.models.score import Request, Scored, score_requests
+from tunesmith.models.engine import Engine, complete, score_requests
+from tunesmith.models.generate import Sampling
+from tunesmith.models.remote import RemoteLM
+from tunesmith.models.score import Request, Scored
 
 _NEW_TOKENS = 48
 _TIMED_QUERIES = 16
@@ -54,7 +55,7 @@ class Asker:
         trained: the model was trained on this task, so its answers end with its end-of-sequence token.
     """
 
-    lm: LM
+    lm: Engine
     prompts: Prompts
     trained: bool = False
 
@@ -84,12 +85,12 @@ class Asker:
         seconds = time.perf_counter() - start
         predictions = [
             Prediction(
-                id=item.id, where=item.where, text=shown_text(self.prompts.task, item), prompt=text,
-                prompt_hash=_hash(tokens), scores=scores, predicted=predicted, gold=self._gold(item), valid=valid, draw=draw,
+                id=item.id, where=item.where, text=shown_text(self.prompts.task, item), prompt=text, draw=draw,
+                prompt_hash=hash_of_ids(tokens), scores=scores, predicted=predicted, gold=self._gold(item), valid=valid,
             )
             for item, text, tokens, (predicted, scores, valid) in zip(items, texts, ids, said, strict=True)
         ]  # fmt: skip
-        return Answers(predictions, seconds, statistics.fmean(map(len, ids)))
+        return Answers(predictions, seconds, prompt_tokens(self.lm, statistics.fmean(map(len, ids))))
 
     def latencies(
         self, items: Sequence[Example], demonstrations: Sequence[Sequence[Example]] | None = None
@@ -121,7 +122,7 @@ class Asker:
 
     def _gold(self, item: Example) -> str:
         gold = self.prompts.task.gold(item)
-        return gold if self.prompts.task.verbalizer else _first_line(gold)
+        return gold if self.prompts.task.verbalizer else first_line(gold)
 
     def _choices(self) -> tuple[tuple[int, ...], ...]:
         task = self.prompts.task
@@ -151,7 +152,7 @@ class Asker:
         begun = token_ids(self.lm.tokenizer, lead) if "\n" in lead else ()
         how = Sampling(_NEW_TOKENS, temperature=0.0, stop=("\n",))
         answers = complete(self.lm, [(*ids, *begun) for ids in prompt_ids], how, title=title)
-        return [(_first_line(a.text), {}, bool(a.text.strip()) and a.stop_reason != "length") for a in answers]
+        return [(first_line(a.text), {}, bool(a.text.strip()) and a.stop_reason != "length") for a in answers]
 
 
 def calibration_prior(
@@ -206,11 +207,18 @@ def accuracy_on(asker: Asker, items: Sequence[Example]) -> float:
     return sum(p.correct for p in answered) / len(answered)
 
 
-def _hash(ids: Sequence[int]) -> str:
+def prompt_tokens(lm: Engine, ids: float) -> float:
+    """Return how many tokens of the model's own a prompt of so many ids is; a server counts otherwise than we do."""
+    return lm.tokens(ids) if isinstance(lm, RemoteLM) else ids
+
+
+def hash_of_ids(ids: Sequence[int]) -> str:
+    """Return the SHA-256 of a prompt's token ids, in hexadecimal."""
     return hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
+    """Return the first line of an answer, without spaces around it."""
     return text.strip().split("\n")[0].strip()
 
 

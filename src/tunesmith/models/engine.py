@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tunesmith.core.encode import token_ids, with_bos
 from tunesmith.core.records import Completion
-from tunesmith.models import generate, score
+from tunesmith.models import generate as local
+from tunesmith.models import score
 from tunesmith.models.generate import Sampling
 from tunesmith.models.load import LM
 from tunesmith.models.remote import RemoteLM
@@ -32,4 +34,19 @@ def complete(lm: Engine, prompts: Sequence[tuple[int, ...]], how: Sampling, seed
         WorkFailed: the server does not answer.
     """
     remote = isinstance(lm, RemoteLM)
-    return lm.complete(prompts, how, seed, title) if remote else generate.complete(lm, prompts, how, seed, title)
+    return lm.complete(prompts, how, seed, title) if remote else local.complete(lm, prompts, how, seed, title)
+
+
+def generate(lm: Engine, prompts: Sequence[str], how: Sampling, seed: int = 0, n: int = 1) -> list[list[Completion]]:
+    """Continue each text `n` times.
+
+    Returns:
+        Per prompt, its `n` completions.
+
+    Raises:
+        UserError: a prompt is empty or too long.
+        WorkFailed: the server does not answer.
+    """
+    encoded = [with_bos(lm.tokenizer, token_ids(lm.tokenizer, prompt)) for prompt in prompts]
+    flat = complete(lm, [ids for ids in encoded for _ in range(n)], how, seed)
+    return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]

@@ -37,7 +37,7 @@ class LadderConfig(Config):
     task: str
     """embedded task, task YAML, or a file with text and label columns"""
     model: str = "smollm2"
-    """embedded name, local directory or hub id"""
+    """embedded name, local directory, hub id, or (routes without training) an OpenAI-compatible URL: https://host/v1#name"""
     routes: list[str | dict[str, Any]] = [*_ROUTES]
     """which routes; few-shot:shots=8 sets a route's own parameters"""
     baselines: list[str] = [*_BASELINES]

@@ -10,6 +10,8 @@ import torch
 
 from tunesmith.core.errors import UserError
 from tunesmith.core.memory import use_large_pages
+from tunesmith.models import remote
+from tunesmith.models.engine import Engine
 from tunesmith.models.load import LM
 from tunesmith.models.load import load as load_base
 from tunesmith.peft._files import Attached, load_adapter
@@ -37,6 +39,21 @@ def load_attached(model: str, adapter: str | None, dtype: str = "auto", device: 
         raise UserError(f"there is no adapter directory '{adapter}'", "Give the folder that holds adapter_config.json.")
     lm = load_base(model, dtype, device)
     return lm, load_adapter(lm, Path(adapter)) if adapter else None
+
+
+def open_engine(model: str, dtype: str = "auto", adapter: str | None = None) -> Engine:
+    """Open whoever is to answer: a model as `load` does, or one behind an OpenAI-compatible URL.
+
+    Raises:
+        UserError: no such model or adapter, or an adapter for a model behind a URL.
+        WorkFailed: the server cannot be reached.
+    """
+    if not remote.is_url(model):
+        return load(model, adapter, dtype)
+    if adapter:
+        raise UserError("an adapter cannot be put on a model behind a URL", "Load it where the server runs.")
+    quiet_libraries()
+    return remote.connect(model)
 
 
 def quiet_libraries() -> None:
