@@ -18,7 +18,7 @@ from tunesmith.data.task import Task
 
 _TRIGGER = re.compile(r"\banswer(?:\s*\([^()\n]{0,40}\))?\s*(?:is|:)\s*:?", re.IGNORECASE)
 # Forty digits are more than any answer has; an exponent could ask for gigabytes of zeros and is not read.
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,40})(?:\.[0-9]{1,40})?|\.[0-9]{1,40}"
+_DIGITS = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3}){1,12}|[0-9]{1,40})(?:\.[0-9]{1,40})?|\.[0-9]{1,40})(?![0-9])"
 _CURRENCY = "[$€£¥]"
 _NUMBER = re.compile(rf"(?<![\w.])(?P<sign>[-+−]?)\s?{_CURRENCY}?\s?(?P<minus>[-−]?)(?P<digits>{_DIGITS})")
 _AFTER_NUMBER = re.compile(rf"\s?(?:%|percent\b|{_CURRENCY})?\.?")

@@ -14,10 +14,11 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -200,11 +201,14 @@ class RemoteLM:
 
     def _score(self, prompt: str, continuation: str) -> tuple[float, str]:
         """Return log p(continuation | prompt), nats, and the likeliest token after the prompt."""
-        whole = prompt + continuation
+        whole = self._echo(prompt + continuation)
+        # Where letters are cut into bytes, tokens do not add up to the text; the prompt's own tokens then show where it ends.
+        return by_text(whole, prompt, continuation) or by_tokens(whole, self._echo(prompt))
+
+    def _echo(self, text: str) -> Any:
         # One token more is asked for because many servers refuse to make none; it is not counted.
-        body = {"prompt": whole, "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0.0}
-        choice = self._ask("/completions", body, len(whole.encode()))
-        return continuation_logprob(choice.get("logprobs"), prompt, continuation)
+        body = {"prompt": text, "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0.0}
+        return self._ask("/completions", body, len(text.encode())).get("logprobs")
 
     def _ask(self, route: str, body: Mapping[str, Any], sent: int) -> dict[str, Any]:
         answer = self.server.call(route, {"model": self.name, **body})
@@ -233,41 +237,70 @@ class RemoteLM:
         return [{"role": role, "content": self._text(content)} for role, content in turns[:-1]]
 
 
-def continuation_logprob(logprobs: Any, prompt: str, continuation: str) -> tuple[float, str]:
+def by_text(logprobs: Any, prompt: str, continuation: str) -> tuple[float, str] | None:
     """Sum the log-probabilities (nats) of the tokens that reach beyond the prompt in an echoed answer.
 
     A token that joins the prompt's end with the continuation's beginning counts whole: choices of one prompt then still
-    compare as the texts they make. Offsets are taken from the end of the echoed text, because some servers count a
-    beginning-of-sequence token and others do not; the one token that was generated after the echo is left out.
+    compare as the texts they make. What stands before the prompt (a beginning-of-sequence token) or after the
+    continuation (what was generated) is left out.
 
     Args:
-        logprobs: the API's object with `tokens`, `token_logprobs`, `text_offset` and `top_logprobs` of T + 1 tokens.
+        logprobs: the API's object with `tokens`, `token_logprobs` and `top_logprobs` of T tokens.
 
     Returns:
-        The sum, and the likeliest token where the continuation begins ("" where the server does not say).
+        The sum, and the likeliest token where the continuation begins ("" where the server does not say); None where the
+        tokens do not add up to the text.
 
     Raises:
         UserError: the object has no log-probabilities of the prompt.
         WorkFailed: a log-probability is not a number.
     """
-    tokens, values, offsets = (_list(logprobs, key) for key in ("tokens", "token_logprobs", "text_offset"))
-    well_formed = all(isinstance(o, int) for o in offsets) and all(isinstance(t, str) for t in tokens)
-    if len(tokens) < 2 or not len(tokens) == len(values) == len(offsets) or not well_formed:
+    tokens = _tokens(logprobs)
+    at = "".join(tokens).find(prompt + continuation)
+    if at < 0:
+        return None
+    begin, end = at + len(prompt), at + len(prompt + continuation)
+    ends = list(accumulate(map(len, tokens)))
+    counted = [i for i, token in enumerate(tokens) if ends[i] > begin and ends[i] - len(token) < end]
+    said = _likeliest(logprobs, counted[0])
+    return _sum(logprobs, counted), said[max(begin - ends[counted[0]] + len(tokens[counted[0]]), 0) :]
+
+
+def by_tokens(whole: Any, bare: Any) -> tuple[float, str]:
+    """Return what `by_text` does, from the echo of prompt and continuation and that of the prompt alone.
+
+    The continuation begins at the first token in which they differ; each echo ends with one generated token.
+
+    Raises:
+        UserError: the objects have no log-probabilities of the prompt.
+        WorkFailed: a log-probability is not a number.
+    """
+    tokens, of_prompt = _tokens(whole)[:-1], _tokens(bare)[:-1]
+    pairs = enumerate(zip(tokens, of_prompt, strict=False))
+    begin = next((i for i, (a, b) in pairs if a != b), min(len(tokens), len(of_prompt)))
+    if begin == len(tokens):
         raise UserError(_NO_SCORES, _SCORES_FIX)
-    ends = [*offsets[1:], offsets[-1] + len(tokens[-1])]
-    # The last token was generated, unless the model ended there and the server shows nothing for it.
-    last = len(tokens) - (2 if offsets[-1] - offsets[0] >= len(prompt + continuation) else 1)
-    if ends[last] - offsets[0] < len(prompt + continuation):
+    said = _likeliest(whole, begin) if begin == len(of_prompt) else ""
+    return _sum(whole, range(begin, len(tokens))), said
+
+
+def _tokens(logprobs: Any) -> list[str]:
+    tokens, values = _list(logprobs, "tokens"), _list(logprobs, "token_logprobs")
+    # A server that does not echo has the one generated token at most.
+    if len(tokens) < 2 or len(tokens) != len(values) or not all(isinstance(token, str) for token in tokens):
         raise UserError(_NO_SCORES, _SCORES_FIX)
-    begin = ends[last] - len(continuation)
-    counted = [i for i in range(last + 1) if ends[i] > begin]
-    total = [values[i] for i in counted]
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in total):
+    return tokens
+
+
+def _sum(logprobs: Any, counted: Iterable[int]) -> float:
+    values = [logprobs["token_logprobs"][i] for i in counted]
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
         raise WorkFailed("the server gave a log-probability that is no number", "Look at the server's log.")
-    return float(sum(total)), _likeliest(_list(logprobs, "top_logprobs"), counted[0])[max(begin - offsets[counted[0]], 0) :]
+    return float(sum(values))
 
 
-def _likeliest(top: list[Any], at: int) -> str:
+def _likeliest(logprobs: Any, at: int) -> str:
+    top = _list(logprobs, "top_logprobs")
     known = top[at] if len(top) > at and isinstance(top[at], dict) else {}
     numbers = {str(token): value for token, value in known.items() if isinstance(value, int | float)}
     return max(numbers, key=lambda token: numbers[token], default="")
