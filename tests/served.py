@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,6 +28,7 @@ class Served:
     Attributes:
         faults: what the next posts meet instead of an answer, in order. asked: (route, headers, body) of every request.
         scores: whether log-probabilities of the prompt are returned. key: the API key it wants ("" = none).
+        rule: what says the text instead of the decoder, from the prompt (of a conversation: its last turn) and the seed.
     """
 
     lm: LM
@@ -36,6 +37,7 @@ class Served:
     asked: list[tuple[str, dict[str, str], Any]] = field(default_factory=list)
     scores: bool = True
     key: str = ""
+    rule: Callable[[str, int], str] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -120,6 +122,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
 
     def _completion(self, body: Any) -> Any:
+        if self.served.rule:
+            return {"choices": [{"text": self.served.rule(body["prompt"], body.get("seed", 0)), "finish_reason": "stop"}]}
         ids = token_ids(self.served.lm.tokenizer, body["prompt"])
         answer = self._continue(ids, body)
         choice = {"text": answer.text, "finish_reason": _reason(answer.stop_reason), "logprobs": None}
@@ -128,6 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
         return {"choices": [choice], "usage": {"prompt_tokens": len(ids)}}
 
     def _chat(self, body: Any) -> Any:
+        if self.served.rule:
+            said = self.served.rule(body["messages"][-1]["content"], body.get("seed", 0))
+            return {"choices": [{"message": {"role": "assistant", "content": said}, "finish_reason": "stop"}]}
         _, ids = chat_prompt(self.served.lm.tokenizer, [Message(m["role"], m["content"]) for m in body["messages"]])
         answer = self._continue(ids, body)
         message = {"role": "assistant", "content": answer.text}
