@@ -42,9 +42,8 @@ def sums(folder: Path, rationale: bool = False, extra: str = "") -> Path:
         content.append({**row, "rationale": f"{i} plus 2 makes {i + 2}."} if rationale and i % 2 else row)
     folder.mkdir(exist_ok=True)
     write_rows(folder / "rows.jsonl", content)
-    (folder / "sums.yaml").write_text(
-        f"name: sums\ndata: {{train: rows.jsonl}}\ntemplate: 'Q: {{question}}\\nA: {{answer}}'\n{extra}"
-    )
+    template = 'template: "Q: {question}\\nA: {answer}"'
+    (folder / "sums.yaml").write_text(f"name: sums\ndata: {{train: rows.jsonl}}\n{template}\n{extra}")
     return folder / "sums.yaml"
 
 
@@ -54,9 +53,8 @@ def adder(prompt: str, seed: int) -> str:
     number = int(item.split(" ")[0])
     if "Therefore" in item:
         return " nobody knows."
-    return (
-        f" Step 1. The answer is ${number + 2}.00." if seed % 10 < 6 else f" The answer is {number}" if seed % 10 < 8 else " Hm."
-    )
+    right, wrong = f" Step 1. The answer is ${number + 2}.00.", f" The answer is {number}"
+    return right if seed % 10 < 6 else wrong if seed % 10 < 8 else " Hm."
 
 
 def test_reasons_come_first_and_the_answer_is_asked_for(tickets: Path, tmp_path: Path) -> None:
@@ -75,7 +73,7 @@ def test_reasons_come_first_and_the_answer_is_asked_for(tickets: Path, tmp_path:
 
 def test_paths_follow_from_the_seed_and_more_of_them_begin_alike(tickets: Path, tmp_path: Path) -> None:
     def texts(folder: str, paths: int, seed: int) -> dict[tuple[str, int], str]:
-        route = f"self-consistency:paths={paths},max_new_tokens=6"
+        route = f"self-consistency:paths={paths},max_new_tokens=4"
         climb_here(tickets, tmp_path / folder, route, test_rows=2, seed=seed)
         (file,) = (tmp_path / folder).rglob("paths.jsonl")
         return {(row["id"], row["path"]): row["text"] for row in map(json.loads, file.read_text().splitlines())}
@@ -98,11 +96,8 @@ def test_the_vote_of_many_paths_mends_what_one_path_gets_wrong(server: Served, t
     # A second count, by hand: what each path's text says, and the most frequent of them.
     for p in predictions:
         said = [row["text"] for row in rows if row["id"] == p.id]
-        read = [
-            text.partition("answer is ")[2].strip("$.").removesuffix(".00")
-            for text in said
-            if "Step 1" in text or "Hm" not in text
-        ]
+        stated = [text.partition("answer is ")[2] for text in said if "Hm" not in text]
+        read = [answer.strip("$.").removesuffix(".00") for answer in stated]
         plain = Counter(read)
         assert p.predicted in (plain.most_common(1)[0][0], f"{plain.most_common(1)[0][0]}.0")
         assert sorted(p.scores.values()) == sorted(n / len(read) for n in plain.values())
@@ -139,7 +134,7 @@ def test_exemplars_show_their_reasons_and_are_training_rows(server: Served, tmp_
 
 
 def test_exemplars_that_no_row_can_give_are_an_error(tickets: Path, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="no training row has a field 'rationale'"):
+    with pytest.raises(AssertionError, match="no training row has a field .{1,3}rationale"):
         climb_here(tickets, tmp_path, "cot:exemplars=2", test_rows=1)
 
 
@@ -186,6 +181,5 @@ def test_where_the_model_begins_another_item_it_is_stopped(tmp_path: Path) -> No
     assert prompts.stop == ("\n\nQ:",)
     text, _ = prompts.answer(task.splits.test[0], (), "I add.")
     question = task.splits.test[0].fields["question"]
-    assert (
-        text == f"Q: {question}\nA:\n".removesuffix("\n") + f" {STEP_BY_STEP} I add.\nTherefore, the answer (arabic numerals) is"
-    )
+    steps = f"{STEP_BY_STEP} I add.\nTherefore, the answer (arabic numerals) is"
+    assert text == f"Q: {question}\nA: {steps}"
