@@ -112,9 +112,7 @@ def test_a_search_that_is_out_of_time_scores_nothing_more() -> None:
         ("Short.", ""),
         ("", ""),
         ("The row 'Hola, mi dinero' is a refund.", ""),
-        (
-            "Read it. " + "Think about it well. " * 40,
-            ("Read it. " + "Think about it well. " * 40, "Read it. " + " ".join(["Think about it well."] * 18)),
+        ("Read it. " + "Think about it well. " * 40, "Read it. " + " ".join(["Think about it well."] * 18)),
     ],
 )
 def test_what_a_model_writes_becomes_an_instruction_or_nothing(written: str, instruction: str) -> None:

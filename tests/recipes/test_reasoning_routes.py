@@ -134,7 +134,7 @@ def test_exemplars_show_their_reasons_and_are_training_rows(server: Served, tmp_
 
 
 def test_exemplars_that_no_row_can_give_are_an_error(tickets: Path, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="no training row has a field .{1,3}rationale"):
+    with pytest.raises(AssertionError, match=r"no training row has a field .{1,3}rationale"):
         climb_here(tickets, tmp_path, "cot:exemplars=2", test_rows=1)
 
 
