@@ -38,7 +38,8 @@ _AT_ONCE = 8
 _NO_SCORES = "this server cannot score, only generate"
 _SCORES_FIX = "Use a server that returns log-probabilities of the prompt (vLLM), or a task with free-text answers."
 _NOT_THE_API = "It does not speak the OpenAI API."
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def is_url(model: str) -> bool:
@@ -141,7 +142,7 @@ class RemoteLM:
                 body["seed"] = derive(seed, "sample", seen[ids], *ids) % (1 << 31)
             asked.append((body, len(ids)))
             seen[ids] += 1
-        said = self._all(lambda one: self._continue(*one, how.stop), asked, title, "answers")
+        said = self._all(lambda one: self._continue(one[0], one[1], how.stop), asked, title, "answers")
         return [Completion(text, token_ids(self.tokenizer, text), (), reason) for text, reason in said]
 
     def score_requests(self, requests: Sequence[Request], title: str = "") -> list[Scored]:

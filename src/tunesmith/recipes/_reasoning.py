@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tunesmith.core.errors import UserError
 from tunesmith.core.files import write_jsonl
 from tunesmith.core.records import Example
@@ -13,7 +15,9 @@ from tunesmith.evaluate.answer import single_query_ms
 from tunesmith.evaluate.reason import Reasoner
 from tunesmith.models.generate import Sampling
 from tunesmith.recipes._climb import Climbed, Workshop
-from tunesmith.recipes.routes.cot import Parameters
+
+if TYPE_CHECKING:
+    from tunesmith.recipes.routes.cot import Parameters
 
 # Reasons take seconds, not milliseconds; a few single queries say enough.
 _TIMED = 4
