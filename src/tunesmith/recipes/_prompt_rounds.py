@@ -5,16 +5,13 @@ from __future__ import annotations
 import random
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tunesmith.core.files import write_json, write_jsonl
 from tunesmith.core.progress import say
 from tunesmith.core.seeds import derive
 from tunesmith.recipes._prompt_bench import Bench
-from tunesmith.recipes._prompt_search import Candidate, Search
-
-if TYPE_CHECKING:
-    from tunesmith.recipes.routes.optimised_prompt import Parameters
+from tunesmith.recipes._prompt_search import Candidate, Parameters, Search
 
 # Rows of the pool that a parent answers so that its mistakes can be shown, and how many of those are.
 _LOOKED_AT, _SHOWN_WRONG = 8, 3

@@ -14,9 +14,32 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from pydantic import Field
+
+from tunesmith.core.config import Config
+
 # Whether a row was answered right (0 or 1), and the log-probability of its gold answer, which breaks ties.
 Row = tuple[float, float]
 _KEPT = 3
+
+
+class Parameters(Config):
+    """What the search for a prompt can be told."""
+
+    scored_rows: int = Field(2000, ge=50)
+    """the budget: how often a training row is asked and scored, over all candidates"""
+    minutes: float | None = Field(None, gt=0)
+    """stop the search after this time; absent = only the budget counts, and a seed gives the same prompt every time"""
+    rounds: int = Field(3, ge=1)
+    """rounds of new candidates"""
+    candidates: int = Field(8, ge=2)
+    """new candidates a round"""
+    shots: int = Field(4, ge=1)
+    """most demonstrations a prompt may show"""
+    held_out: int = Field(200, ge=8)
+    """most training rows that candidates are judged on; demonstrations come from the others"""
+    writer: str = ""
+    """model, or OpenAI-compatible URL, that writes new instructions; absent = the model itself"""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from tunesmith.core.errors import UserError
 from tunesmith.core.files import write_jsonl
 from tunesmith.core.records import Example
@@ -16,25 +14,25 @@ from tunesmith.evaluate.reason import Reasoner
 from tunesmith.models.generate import Sampling
 from tunesmith.recipes._climb import Climbed, Workshop
 
-if TYPE_CHECKING:
-    from tunesmith.recipes.routes.cot import Parameters
-
 # Reasons take seconds, not milliseconds; a few single queries say enough.
 _TIMED = 4
 
 
-def climb_reasoning(shop: Workshop, title: str, parameters: Parameters, paths: int = 1, temperature: float = 0.0) -> Climbed:
+def climb_reasoning(
+    shop: Workshop, title: str, exemplars: int | None, max_new_tokens: int, paths: int = 1, temperature: float = 0.0
+) -> Climbed:
     """Ask for reasons and answers, and write `paths.jsonl` where an item has several.
 
     Args:
-        paths: how many chains of thought an item; temperature: 0 = greedy.
+        exemplars: how many rows with a rationale to show; None = eight where the task has such rows, else none.
+        max_new_tokens: of reasons. paths: how many chains of thought an item. temperature: 0 = greedy.
 
     Raises:
         UserError: exemplars were asked for and no training row has a rationale, or a prompt does not fit.
     """
-    shown = _exemplars(shop, parameters.exemplars)
+    shown = _exemplars(shop, exemplars)
     prompts = ReasoningPrompts(shop.prompts, extraction_for(shop.task, shop.train))
-    how = Sampling(parameters.max_new_tokens, temperature, stop=prompts.stop)
+    how = Sampling(max_new_tokens, temperature, stop=prompts.stop)
     reasoner = Reasoner(shop.lm, prompts, shown, how, paths)
     seed = derive(shop.seed, "paths")
     latency = single_query_ms(lambda item: reasoner.ask([item], seed), shop.items[:_TIMED])

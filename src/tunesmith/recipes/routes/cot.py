@@ -48,4 +48,4 @@ def climb(shop: Workshop, parameters: Parameters) -> Climbed:
     """Let the model reason greedily about every item, and read its answer."""
     from tunesmith.recipes._reasoning import climb_reasoning
 
-    return climb_reasoning(shop, label(parameters), parameters)
+    return climb_reasoning(shop, label(parameters), parameters.exemplars, parameters.max_new_tokens)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from tunesmith.core.config import Config
 from tunesmith.core.errors import UserError
+from tunesmith.recipes._prompt_search import Parameters
 from tunesmith.recipes._workload import Sizes, Workload
 
 if TYPE_CHECKING:
@@ -18,25 +16,6 @@ if TYPE_CHECKING:
 
 KIND = "prompt"
 _FEWEST_ROWS = 16
-
-
-class Parameters(Config):
-    """What the search for a prompt can be told."""
-
-    scored_rows: int = Field(2000, ge=50)
-    """the budget: how often a training row is asked and scored, over all candidates"""
-    minutes: float | None = Field(None, gt=0)
-    """stop the search after this time; absent = only the budget counts, and a seed gives the same prompt every time"""
-    rounds: int = Field(3, ge=1)
-    """rounds of new candidates"""
-    candidates: int = Field(8, ge=2)
-    """new candidates a round"""
-    shots: int = Field(4, ge=1)
-    """most demonstrations a prompt may show"""
-    held_out: int = Field(200, ge=8)
-    """most training rows that candidates are judged on; demonstrations come from the others"""
-    writer: str = ""
-    """model, or OpenAI-compatible URL, that writes new instructions; absent = the model itself"""
 
 
 def label(parameters: Parameters) -> str:

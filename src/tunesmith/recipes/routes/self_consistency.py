@@ -44,4 +44,6 @@ def climb(shop: Workshop, parameters: Parameters) -> Climbed:
     """Sample several paths an item and let them vote; paths without an answer have no vote and are counted."""
     from tunesmith.recipes._reasoning import climb_reasoning
 
-    return climb_reasoning(shop, label(parameters), parameters, parameters.paths, parameters.temperature)
+    return climb_reasoning(
+        shop, label(parameters), parameters.exemplars, parameters.max_new_tokens, parameters.paths, parameters.temperature
+    )
