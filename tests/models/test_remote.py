@@ -19,6 +19,7 @@ from tunesmith.models.generate import Sampling
 from tunesmith.models.load import load
 from tunesmith.models.remote import RemoteLM, by_text, by_tokens, connect, parse
 from tunesmith.models.score import Request
+from tunesmith.recipes._models import load_attached, open_engine
 
 QUICK = Patience(seconds=1.0, attempts=3, first_wait=0.01, largest=1 << 19)
 GREEDY = Sampling(12, temperature=0.0)
@@ -192,6 +193,13 @@ def test_an_address_that_makes_no_sense(url: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as error:
         parse(url)
     assert "secret" not in str(error.value)
+
+
+def test_an_address_cannot_be_opened_as_weights() -> None:
+    with pytest.raises(UserError, match="a model behind a URL has no weights here"):
+        load_attached("https://host/v1#m", None)
+    with pytest.raises(UserError, match="an adapter cannot be put on a model behind a URL"):
+        open_engine("https://host/v1#m", adapter="runs/x/adapter")
 
 
 def test_an_address_is_read() -> None:

@@ -35,6 +35,8 @@ def load_attached(model: str, adapter: str | None, dtype: str = "auto", device: 
         WorkFailed: the adapter's probe does not come back (not applied, or the wrong base).
     """
     quiet_libraries()
+    if remote.is_url(model):
+        raise UserError("a model behind a URL has no weights here", "Give an embedded name, a model directory or a hub id.")
     if adapter and not Path(adapter).is_dir():
         raise UserError(f"there is no adapter directory '{adapter}'", "Give the folder that holds adapter_config.json.")
     lm = load_base(model, dtype, device)
