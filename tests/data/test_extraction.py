@@ -90,6 +90,7 @@ def test_the_last_stated_number_counts(text: str, answer: str) -> None:
         ("the answer is a refund request and no delay", "refund request"),
         ("The answer is not refund, it is delay.", "delay"),
         ("The answer is refund or delay.", ""),
+        ("The answer is that there is both a refund and a delay.", ""),
         ("The answer is refunded.", ""),
         ("The answer is refund. No: the answer is late.", "delay"),
         ("I think refund.", ""),

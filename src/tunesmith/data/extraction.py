@@ -125,7 +125,7 @@ def _plain(found: re.Match[str]) -> str:
 
 
 def _choice(said: str, words: Mapping[str, tuple[str, ...]]) -> str:
-    """Return the label whose word stands first, the longest of those that begin there; "" if none, or "X or Y"."""
+    """Return the label whose word stands first, the longest of those that begin there; "" if none, or "X or Y", "X and Y"."""
     line = said.strip().split("\n")[0]
     found = []
     for label, of_label in words.items():
@@ -135,7 +135,7 @@ def _choice(said: str, words: Mapping[str, tuple[str, ...]]) -> str:
     if not found:
         return ""
     _, _, end, label = min(found)
-    hedged = re.match(r"\W{0,3}(?:or\b|/)\W{0,3}", line[end:])
+    hedged = re.match(r"\W{0,3}(?:or\b|and\b|/)\W{0,3}(?:(?:an?|the)\s)?", line[end:])
     if hedged and any(start == end + hedged.end() and other != label for start, _, _, other in found):
         return ""
     return label

@@ -71,7 +71,8 @@ class Reasoner:
         silent = [n for n, text in enumerate(said) if not extraction.answer(text)] if zero_shot else []
         if silent:
             prompts = [self.prompts.answer(of_path[n], self.exemplars, said[n])[1] for n in silent]
-            how = Sampling(_ANSWER_TOKENS, temperature=0.0, stop=("\n",))
+            # No stop at a line's end: small models often write a colon and the answer on the next line.
+            how = Sampling(_ANSWER_TOKENS, temperature=0.0, stop=self.prompts.stop)
             finished = complete(self.lm, prompts, how, title=f"{title}, answers" if title else "")
             for n, answer in zip(silent, finished, strict=True):
                 said[n] = f"{said[n].rstrip()}\n{self.prompts.ask_for_answer} {_unechoed(answer.text)}"
