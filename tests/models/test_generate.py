@@ -13,7 +13,7 @@ from tunesmith.core import levers
 from tunesmith.core.encode import token_ids
 from tunesmith.core.errors import UserError
 from tunesmith.core.records import Completion
-from tunesmith.models import slots
+from tunesmith.models import engine, slots
 from tunesmith.models.constraint import Constraint
 from tunesmith.models.generate import Sampling, complete, generate
 from tunesmith.models.load import LM
@@ -135,7 +135,7 @@ def test_answers_obey_their_constraint(smollm2: LM) -> None:
         (Constraint(r"[0-9]{2}:[0-9]{2}"), lambda text: re.fullmatch(r"[0-9]{2}:[0-9]{2}", text)),
         (Constraint.json_schema(schema), lambda text: isinstance(json.loads(text)["age"], int)),
     ):
-        [answers] = generate(smollm2, ["The film was"], temperature=1, n=6, constraint=constraint)
+        [answers] = engine.generate(smollm2, ["The film was"], Sampling(constraint=constraint), n=6)
         assert all(fits(a.text) and a.stop_reason == "stop_token" for a in answers)
         # Their log-probabilities are the model's own, and not those among what was allowed.
         ids = token_ids(smollm2.tokenizer, "The film was")
@@ -146,7 +146,7 @@ def test_answers_obey_their_constraint(smollm2: LM) -> None:
 
 
 def test_constrained_choices_come_as_often_as_their_probabilities_say(toy: LM) -> None:
-    [answers] = generate(toy, ["Once"], n=1000, constraint=Constraint.choices(["a", "b", "c"]), max_new_tokens=1)
+    [answers] = engine.generate(toy, ["Once"], Sampling(1, constraint=Constraint.choices(["a", "b", "c"])), n=1000)
     logprobs = next_logprobs(toy, token_ids(toy.tokenizer, "Once"))[-1]
     ids = [token_ids(toy.tokenizer, word)[0] for word in "abc"]
     expected = logprobs[ids].double().softmax(-1) * 1000
@@ -165,7 +165,7 @@ def test_constrained_choices_come_as_often_as_their_probabilities_say(toy: LM) -
 )
 def test_a_constraint_that_cannot_be_met_is_refused(toy: LM, make: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        generate(toy, ["a"], constraint=make())
+        engine.generate(toy, ["a"], Sampling(constraint=make()))
 
 
 def p_value(counts: Counter[int], probabilities: torch.Tensor, n: int) -> float:

@@ -16,9 +16,10 @@ from tunesmith.core.records import Completion, Example
 from tunesmith.data.prompts import Prompts
 from tunesmith.data.task import Task
 from tunesmith.evaluate.results import Prediction
-from tunesmith.models.generate import Sampling, complete
-from tunesmith.models.load import LM
-from tunesmith.models.score import Request, Scored, score_requests
+from tunesmith.models.engine import Engine, complete, score_requests
+from tunesmith.models.generate import Sampling
+from tunesmith.models.remote import RemoteLM
+from tunesmith.models.score import Request, Scored
 
 _NEW_TOKENS = 48
 _TIMED_QUERIES = 16
@@ -56,7 +57,7 @@ class Asker:
         trained: the model was trained on this task, so its answers end with its end-of-sequence token.
     """
 
-    lm: LM
+    lm: Engine
     prompts: Prompts
     trained: bool = False
 
@@ -90,7 +91,7 @@ class Asker:
             self.prediction(item, prompt, answer, draw)
             for item, prompt, answer in zip(items, zip(texts, ids, strict=True), answers, strict=True)
         ]
-        return Answers(predictions, seconds, statistics.fmean(map(len, ids)))
+        return Answers(predictions, seconds, prompt_tokens(self.lm, statistics.fmean(map(len, ids))))
 
     def fitted(self, items: Sequence[Example], demonstrations: Sequence[Sequence[Example]]) -> list[Sequence[Example]]:
         """Return per item the last demonstrations that fit the model together with item and answer, at best all of them."""
@@ -110,7 +111,7 @@ class Asker:
         gold = self.prompts.task.gold(item)
         return Prediction(
             id=item.id, where=item.where, text=shown_text(self.prompts.task, item), prompt=prompt[0],
-            prompt_hash=_hash(prompt[1]), scores=scores, predicted=predicted,
+            prompt_hash=hash_of_ids(prompt[1]), scores=scores, predicted=predicted,
             gold=gold if self.prompts.task.verbalizer else first_line(gold), valid=valid, draw=draw,
         )  # fmt: skip
 
@@ -258,12 +259,18 @@ def accuracy_on(asker: Asker, items: Sequence[Example]) -> float:
     return sum(p.correct for p in answered) / len(answered)
 
 
-def _hash(ids: Sequence[int]) -> str:
+def prompt_tokens(lm: Engine, ids: float) -> float:
+    """Return how many tokens of the model's own a prompt of so many ids is; a server counts otherwise than we do."""
+    return lm.tokens(ids) if isinstance(lm, RemoteLM) else ids
+
+
+def hash_of_ids(ids: Sequence[int]) -> str:
+    """Return the SHA-256 of a prompt's token ids, in hexadecimal."""
     return hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()
 
 
 def first_line(text: str) -> str:
-    """Return what counts of a generated answer."""
+    """Return what counts of a generated answer: its first line, without spaces around it."""
     return text.strip().split("\n")[0].strip()
 
 

@@ -14,9 +14,12 @@ from typing import Literal
 
 import numpy as np
 
+from tunesmith.core.errors import UserError
 from tunesmith.core.records import Completion, Example
 from tunesmith.evaluate.answer import Answers, Asker, Said, said
-from tunesmith.models.score import Request, Scored, score_requests
+from tunesmith.models.engine import score_requests
+from tunesmith.models.remote import RemoteLM
+from tunesmith.models.score import Request, Scored
 from tunesmith.retrieval.chunk import Passage
 from tunesmith.retrieval.rag import sequence_logprob, token_logprob
 
@@ -60,8 +63,10 @@ class GroundedAsker:
             passages were left out. `prompt_tokens` counts all prompts of an item.
 
         Raises:
-            UserError: an item does not fit the model even without passages; names the row.
+            UserError: an item does not fit the model even without passages (names the row), or `token` of a server.
         """
+        if self.combine == "token" and isinstance(self.asker.lm, RemoteLM):
+            raise UserError("a server gives no log-probabilities of our tokens", "Use combine=sequence or combine=stuff.")
         start = time.perf_counter()
         if self.combine == "stuff":
             kept = [self._fitting(item, found) for item, found in zip(items, evidence, strict=True)]

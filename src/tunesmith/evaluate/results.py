@@ -19,11 +19,12 @@ class Prediction:
         id, where: the example's identity and place.
         text: the example as a person reads it.
         prompt: the exact prompt text; prompt_hash is the SHA-256 of its token ids. Empty for baselines without a prompt.
-        scores: per label, its log-probability (nats) or classifier score; empty for generated answers.
+        scores: per label, its log-probability (nats), classifier score or share of votes; empty for generated answers.
         predicted, gold: labels, or texts for a generation task.
         valid: whether a free-running model would have begun one of the allowed answers.
         draw: number of the seeded draw this belongs to (0 where a route has only one).
         sources: ids of the passages the answer rests on, best first; empty where nothing was retrieved.
+        rationale: what the model wrote on the way to its answer, with the answer; "" where it was asked for the answer alone.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Prediction:
     valid: bool = True
     draw: int = 0
     sources: tuple[str, ...] = ()
+    rationale: str = ""
 
     @property
     def correct(self) -> bool:

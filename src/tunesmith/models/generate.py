@@ -64,19 +64,18 @@ class _Row:
 
 def generate(
     lm: LM, prompts: Sequence[str], max_new_tokens: int = 48, temperature: float = 1.0, seed: int = 0, n: int = 1,
-    stop: str | Sequence[str] = (), top_p: float = 1.0, constraint: Constraint | None = None,
+    stop: str | Sequence[str] = (), top_p: float = 1.0,
 ) -> list[list[Completion]]:  # fmt: skip
     """Continue each prompt `n` times.
 
     Returns:
-        Per prompt, its `n` completions. Log-probabilities are the model's after temperature, before `top_p` and `constraint`.
+        Per prompt, its `n` completions. Log-probabilities are the model's after temperature, before `top_p`.
 
     Raises:
         UserError: a prompt is empty or too long, or a setting makes no sense.
     """
     encoded = [with_bos(lm.tokenizer, token_ids(lm.tokenizer, prompt)) for prompt in prompts]
-    ends = (stop,) if isinstance(stop, str) else tuple(stop)
-    sampling = Sampling(max_new_tokens, temperature, top_p, ends, constraint)
+    sampling = Sampling(max_new_tokens, temperature, top_p, (stop,) if isinstance(stop, str) else tuple(stop))
     flat = complete(lm, [ids for ids in encoded for _ in range(n)], sampling, seed)
     return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]
 

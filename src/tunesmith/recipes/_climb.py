@@ -108,10 +108,10 @@ class Workshop:
 
     @cached_property
     def lm(self) -> Any:
-        """The base model."""
-        from tunesmith.recipes._models import load
+        """The base model, or the server it is behind."""
+        from tunesmith.recipes._models import open_engine
 
-        return load(self.assignment.model, dtype=self.assignment.dtype)
+        return open_engine(self.assignment.model, self.assignment.dtype)
 
     @cached_property
     def prompts(self) -> Prompts:

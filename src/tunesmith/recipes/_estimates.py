@@ -11,6 +11,7 @@ from tunesmith.core.errors import UserError, near_miss
 from tunesmith.core.progress import duration, say
 from tunesmith.core.registry import ROUTES
 from tunesmith.data.task import Task
+from tunesmith.models import remote
 from tunesmith.recipes._ladder_config import LadderConfig
 from tunesmith.recipes._workload import Sizes, Workload, forward_rate, memory_of, seconds_of, weights_of
 
@@ -24,12 +25,15 @@ def check_model(name: str) -> None:
     """Refuse a name that can be no model before anything is done with it.
 
     Raises:
-        UserError: neither an embedded name, nor a directory, nor of the form of a hub id; has a near miss.
+        UserError: neither an embedded name, nor a directory, nor of the form of a hub id or a URL; has a near miss.
     """
+    if remote.is_url(name):
+        remote.parse(name)
+        return
     if name in _DECODERS or Path(name).is_dir() or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         return
     near = near_miss(name, _DECODERS)
-    others = f"Give {', '.join(_DECODERS)}, a model directory, or a hub id such as owner/name."
+    others = f"Give {', '.join(_DECODERS)}, a model directory, a hub id such as owner/name, or the URL of a server."
     raise UserError(f"there is no model '{name}'", near if near.startswith("Did") else others)
 
 
@@ -94,6 +98,8 @@ def _shape_of(model: str) -> tuple[tuple[int, int], str]:
 
     if model in toy.NAMES:
         return (90_816, 128), ""
+    if remote.is_url(model):
+        return _USUAL_SHAPE, "the model is on a server, so its time is guessed as that of smollm2 on this machine"
     folder = embedded.folder_of(model) if model in embedded.NAMES else _local(model)
     if folder is None:
         return _USUAL_SHAPE, f"{model} is not here yet, so it is taken to be as large as smollm2 (135 million weights)"

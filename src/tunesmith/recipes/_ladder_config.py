@@ -37,7 +37,7 @@ class ClimbConfig(Config):
     task: str
     """embedded task, task YAML, or a file with text and label columns"""
     model: str = "smollm2"
-    """embedded name, local directory or hub id"""
+    """embedded name, local directory, hub id, or (routes without training) an OpenAI-compatible URL: https://host/v1#name"""
     train_rows: int = Field(1600, ge=1)
     """at most this many training rows"""
     validation_rows: int = Field(200, ge=0)

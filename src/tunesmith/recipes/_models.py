@@ -10,6 +10,8 @@ import torch
 
 from tunesmith.core.errors import UserError
 from tunesmith.core.memory import use_large_pages
+from tunesmith.models import remote
+from tunesmith.models.engine import Engine
 from tunesmith.models.load import LM
 from tunesmith.models.load import load as load_base
 from tunesmith.peft._files import Attached, load_adapter
@@ -33,10 +35,27 @@ def load_attached(model: str, adapter: str | None, dtype: str = "auto", device: 
         WorkFailed: the adapter's probe does not come back (not applied, or the wrong base).
     """
     quiet_libraries()
+    if remote.is_url(model):
+        raise UserError("a model behind a URL has no weights here", "Give an embedded name, a model directory or a hub id.")
     if adapter and not Path(adapter).is_dir():
         raise UserError(f"there is no adapter directory '{adapter}'", "Give the folder that holds adapter_config.json.")
     lm = load_base(model, dtype, device)
     return lm, load_adapter(lm, Path(adapter)) if adapter else None
+
+
+def open_engine(model: str, dtype: str = "auto", adapter: str | None = None) -> Engine:
+    """Open whoever is to answer: a model as `load` does, or one behind an OpenAI-compatible URL.
+
+    Raises:
+        UserError: no such model or adapter, or an adapter for a model behind a URL.
+        WorkFailed: the server cannot be reached.
+    """
+    if not remote.is_url(model):
+        return load(model, adapter, dtype)
+    if adapter:
+        raise UserError("an adapter cannot be put on a model behind a URL", "Load it where the server runs.")
+    quiet_libraries()
+    return remote.connect(model)
 
 
 def quiet_libraries() -> None:

@@ -22,7 +22,7 @@ class Config(BaseConfig):
     say: str | None = None
     """one question to answer; absent = a conversation, one line a turn"""
     model: str = "smollm2"
-    """embedded name, local directory or hub id"""
+    """embedded name, local directory, hub id, or an OpenAI-compatible URL such as https://host/v1#name"""
     adapter: str | None = None
     """adapter directory"""
     system: str = ""
@@ -47,12 +47,13 @@ def run(config: Config) -> dict[str, Any]:
         WorkFailed: the adapter does not behave as it did when it was saved.
     """
     from tunesmith.core.encode import chat_prompt
-    from tunesmith.models.generate import Sampling, complete
-    from tunesmith.recipes._models import load, quiet_libraries, use_threads
+    from tunesmith.models.engine import complete
+    from tunesmith.models.generate import Sampling
+    from tunesmith.recipes._models import open_engine, quiet_libraries, use_threads
 
     quiet_libraries()
     use_threads(config.threads)
-    lm = load(config.model, config.adapter, config.dtype)
+    lm = open_engine(config.model, config.dtype, config.adapter)
     how = Sampling(config.max_new_tokens, config.temperature, config.top_p)
     turns = [Message("system", config.system)] if config.system else []
     for question in [config.say] if config.say else _lines():

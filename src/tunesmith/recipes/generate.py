@@ -29,7 +29,7 @@ class Config(BaseConfig):
     prompts: str | None = None
     """a file with one prompt a line"""
     model: str = "smollm2"
-    """embedded name, local directory or hub id"""
+    """embedded name, local directory, hub id, or an OpenAI-compatible URL such as https://host/v1#name"""
     adapter: str | None = None
     """adapter directory"""
     max_new_tokens: int = Field(48, ge=1)
@@ -66,16 +66,16 @@ def run(config: Config) -> dict[str, Any]:
         UserError: neither or both of prompt and prompts, or a prompt that does not fit.
     """
     from tunesmith.core.files import write_jsonl
-    from tunesmith.models.generate import generate
-    from tunesmith.recipes._models import load, quiet_libraries, use_threads
+    from tunesmith.models.engine import generate
+    from tunesmith.models.generate import Sampling
+    from tunesmith.recipes._models import open_engine, quiet_libraries, use_threads
 
     prompts, constraint = _prompts(config), _constraint(config)
     quiet_libraries()
     use_threads(config.threads)
-    lm = load(config.model, config.adapter, config.dtype)
-    answers = generate(
-        lm, prompts, config.max_new_tokens, config.temperature, config.seed, config.n, config.stop, config.top_p, constraint
-    )
+    lm = open_engine(config.model, config.dtype, config.adapter)
+    how = Sampling(config.max_new_tokens, config.temperature, config.top_p, tuple(config.stop), constraint)
+    answers = generate(lm, prompts, how, config.seed, config.n)
     rows = [
         {"prompt": p, "completions": [{"text": c.text, "stop_reason": c.stop_reason} for c in cs]}
         for p, cs in zip(prompts, answers, strict=True)

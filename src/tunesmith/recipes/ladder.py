@@ -17,6 +17,7 @@ from tunesmith.core.registry import BASELINES, METRICS, ROUTES
 from tunesmith.core.runs import Run
 from tunesmith.data.task import Task, load_task
 from tunesmith.evaluate.results import check_comparable
+from tunesmith.models.remote import is_url
 from tunesmith.recipes._child import alone
 from tunesmith.recipes._climb import items_hash
 from tunesmith.recipes._estimates import check_model
@@ -79,12 +80,21 @@ def prepare(config: Config) -> tuple[dict[str, dict[str, Any]], Task]:
     for name in config.baselines:
         BASELINES.get(name)
     check_model(config.model)
+    _check_trainable(config.model, routes)
     task = load_task(config.task, skip_bad_rows=config.skip_bad_rows)
     judging = [name for name in METRICS.names() if METRICS.get(name).HIGHER_IS_BETTER]
     for metric in task.metrics:
         if metric.replace("_", "-") not in judging:
             raise UserError(f"task '{task.name}': the metric '{metric}' cannot judge answers", f"Use {', '.join(judging)}.")
     return routes, task
+
+
+def _check_trainable(model: str, routes: dict[str, dict[str, Any]]) -> None:
+    trained = [label for label, spec in routes.items() if ROUTES.get(spec["name"]).KIND == "tuned"]
+    if trained and is_url(model):
+        others = ",".join(spec["name"] for label, spec in routes.items() if label not in trained)
+        fix = f"Leave {', '.join(trained)} out: --routes {others}." if others else "Use a model on this machine."
+        raise UserError(f"the route '{trained[0]}' trains weights, and a model behind a URL has none here", fix)
 
 
 def route_specs(config: Config) -> dict[str, dict[str, Any]]:

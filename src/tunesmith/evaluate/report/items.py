@@ -55,13 +55,14 @@ class Extremes:
 
 @dataclass(frozen=True)
 class Sample:
-    """One query as the model saw it; `sources` are the ids of the passages it rests on."""
+    """One query as the model saw it, the ids of passages it rests on, and the reasons it gave, if it was asked for them."""
 
     route: str
     prompt: str
     item: Item
     scores: tuple[tuple[str, str], ...]
     sources: tuple[str, ...] = ()
+    rationale: str = ""
 
 
 def confidence(prediction: Prediction) -> float | None:
@@ -135,15 +136,19 @@ def samples(report: LadderReport, each: int = 2) -> list[tuple[str, list[Sample]
 
 
 def _sample(route: str, p: Prediction) -> Sample:
-    prompt = p.prompt
-    if len(prompt) > _PROMPT:
-        half = _PROMPT // 2
-        gap = f"\n[… {len(prompt) - _PROMPT:,} characters are left out here; predictions.jsonl has all of them …]\n"
-        prompt = prompt[:half] + gap + prompt[-half:]
     ordered = sorted(p.scores.items(), key=lambda pair: (-pair[1], pair[0]))
     scores = tuple((numbers.clean(label), numbers.fixed(score, 3)) for label, score in ordered)
     sources = tuple(_short(source, _ANSWER) for source in p.sources)
-    return Sample(route, numbers.clean(prompt), _item(p.id, {route: {p.id: p}}), scores, sources)
+    item, rationale = _item(p.id, {route: {p.id: p}}), numbers.clean(_middle_out(p.rationale))
+    return Sample(route, numbers.clean(_middle_out(p.prompt)), item, scores, sources, rationale)
+
+
+def _middle_out(text: str) -> str:
+    if len(text) <= _PROMPT:
+        return text
+    half = _PROMPT // 2
+    gap = f"\n[… {len(text) - _PROMPT:,} characters are left out here; predictions.jsonl has all of them …]\n"
+    return text[:half] + gap + text[-half:]
 
 
 def _typical_draws(report: LadderReport) -> dict[str, Answers]:

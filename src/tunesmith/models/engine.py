@@ -1,0 +1,52 @@
+"""Who answers: the engine on this machine, or a server behind a URL. Callers need not know which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tunesmith.core.encode import token_ids, with_bos
+from tunesmith.core.records import Completion
+from tunesmith.models import generate as local
+from tunesmith.models import score
+from tunesmith.models.generate import Sampling
+from tunesmith.models.load import LM
+from tunesmith.models.remote import RemoteLM
+from tunesmith.models.score import Request, Scored
+
+Engine = LM | RemoteLM
+
+
+def score_requests(lm: Engine, requests: Sequence[Request], title: str = "") -> list[Scored]:
+    """Score continuations, in request order; see `models.score.score_requests` and `RemoteLM.score_requests`.
+
+    Raises:
+        UserError: a request cannot be scored, or the server only generates.
+        WorkFailed: the server does not answer.
+    """
+    return lm.score_requests(requests, title) if isinstance(lm, RemoteLM) else score.score_requests(lm, requests, title)
+
+
+def complete(lm: Engine, prompts: Sequence[tuple[int, ...]], how: Sampling, seed: int = 0, title: str = "") -> list[Completion]:
+    """Continue prompts, in request order; see `models.generate.complete` and `RemoteLM.complete`.
+
+    Raises:
+        UserError: a prompt cannot be continued.
+        WorkFailed: the server does not answer.
+    """
+    remote = isinstance(lm, RemoteLM)
+    return lm.complete(prompts, how, seed, title) if remote else local.complete(lm, prompts, how, seed, title)
+
+
+def generate(lm: Engine, prompts: Sequence[str], how: Sampling, seed: int = 0, n: int = 1) -> list[list[Completion]]:
+    """Continue each text `n` times.
+
+    Returns:
+        Per prompt, its `n` completions.
+
+    Raises:
+        UserError: a prompt is empty or too long.
+        WorkFailed: the server does not answer.
+    """
+    encoded = [with_bos(lm.tokenizer, token_ids(lm.tokenizer, prompt)) for prompt in prompts]
+    flat = complete(lm, [ids for ids in encoded for _ in range(n)], how, seed)
+    return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]
