@@ -18,6 +18,7 @@ from tunesmith.core.progress import Progress
 from tunesmith.core.records import Completion
 from tunesmith.core.seeds import derive
 from tunesmith.models.load import LM
+from tunesmith.models.soft_prefix import cache_of, prefix_key_values, prefix_length
 
 _BATCH = 32
 # Tokens decoded beyond the length of the longest stop string, which may begin and end in the middle of one.
@@ -101,16 +102,15 @@ def complete(lm: LM, prompts: Sequence[tuple[int, ...]], how: Sampling, seed: in
 
 
 def _complete_batch(lm: LM, rows: list[_Row], how: Sampling) -> None:
-    from transformers import DynamicCache
-
-    longest = max(len(row.prompt) for row in rows)
+    longest, virtual = max(len(row.prompt) for row in rows), prefix_length(lm.model)
     ids = torch.zeros(len(rows), longest, dtype=torch.long, device=lm.device)
     mask = torch.zeros(len(rows), longest, dtype=torch.long, device=lm.device)
     for b, row in enumerate(rows):
         ids[b, longest - len(row.prompt) :] = torch.tensor(row.prompt)
         mask[b, longest - len(row.prompt) :] = 1
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = DynamicCache()
+    positions = (mask.cumsum(-1) - 1).clamp(min=0) + virtual
+    mask = torch.cat([mask.new_ones(len(rows), virtual), mask], dim=-1)
+    cache = cache_of(prefix_key_values(lm.model), len(rows))
     while rows:
         # With no padding on the left the causal kernel needs no mask.
         attention = None if bool(mask.all()) else mask

@@ -19,6 +19,7 @@ from tunesmith.core.errors import UserError
 from tunesmith.core.progress import Progress
 from tunesmith.models.decoder import hidden_states
 from tunesmith.models.load import LM
+from tunesmith.models.soft_prefix import cache_of, prefix_key_values
 
 _TOKENS_PER_BATCH = 4096
 _SHORTEST_SHARED_PREFIX = 16
@@ -72,7 +73,7 @@ def score_requests(lm: LM, requests: Sequence[Request], title: str = "", share_p
     shared = shared if shared >= _SHORTEST_SHARED_PREFIX else 0
     answers: list[Scored | None] = [None] * len(requests)
     with torch.inference_mode(), Progress(title, total=len(requests), unit="items") as progress:
-        prefix = _encode_prefix(lm, requests[0].prompt[:shared]) if shared else None
+        prefix = _encode_prefix(lm, requests[0].prompt[:shared] if shared else ())
         for batch in _batches(requests, shared):
             rows = [_row(requests[i], shared) for i in batch]
             for i, scored in zip(batch, _score_batch(lm, rows, prefix), strict=True):
@@ -150,12 +151,13 @@ def _batches(requests: Sequence[Request], shared: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _encode_prefix(lm: LM, ids: tuple[int, ...]) -> _Prefix:
-    from transformers import DynamicCache
-
-    cache: Any = DynamicCache()
-    lm.model.base_model(input_ids=torch.tensor([ids], device=lm.device), past_key_values=cache, use_cache=True)
-    return _Prefix(len(ids), tuple((layer.keys, layer.values) for layer in cache.layers))
+def _encode_prefix(lm: LM, ids: tuple[int, ...]) -> _Prefix | None:
+    """What comes before every row: the model's soft prefix, if it has one, and the shared ids."""
+    cache = cache_of(prefix_key_values(lm.model), 1)
+    if ids:
+        lm.model.base_model(input_ids=torch.tensor([ids], device=lm.device), past_key_values=cache, use_cache=True)
+    layers = tuple((layer.keys, layer.values) for layer in cache.layers)
+    return _Prefix(cache.get_seq_length(), layers) if layers else None
 
 
 def _score_batch(lm: LM, rows: list[_Row], prefix: _Prefix | None) -> list[Scored]:
@@ -196,8 +198,6 @@ def _hidden_at(lm: LM, rows: list[_Row], prefix: _Prefix | None, places: list[tu
 
 def _branched(lm: LM, rows: list[_Row], prefix: _Prefix | None) -> torch.Tensor:
     """Return hidden states [B, T, hidden] of rows padded on the right to the longest."""
-    from transformers import DynamicCache
-
     longest, past = max(row.length for row in rows), prefix.length if prefix else 0
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     positions = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -214,10 +214,7 @@ def _branched(lm: LM, rows: list[_Row], prefix: _Prefix | None) -> torch.Tensor:
         "use_cache": prefix is not None,
     }
     if prefix:
-        cache = DynamicCache()
-        for index, (keys, values) in enumerate(prefix.layers):
-            cache.update(keys.expand(len(rows), -1, -1, -1), values.expand(len(rows), -1, -1, -1), index)
-        arguments["past_key_values"] = cache
+        arguments["past_key_values"] = cache_of(prefix.layers, len(rows))
     allowed = _tree_mask(rows, longest, past).to(lm.device)
     mask = torch.zeros(allowed.shape, dtype=lm.dtype, device=lm.device).masked_fill_(~allowed, torch.finfo(lm.dtype).min)
     arguments["attention_mask"] = mask
