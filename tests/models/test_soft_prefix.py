@@ -173,7 +173,8 @@ def test_scores_are_those_of_plain_transformers_whatever_the_batch(kind: str) ->
         alone = score_requests(lm, [request])[0]
         assert alone.logprobs == pytest.approx(scored.logprobs, abs=1e-5)
         assert alone.free_choice == scored.free_choice
-    apart = score_requests(lm, asked[::-1], share_prefix=False)[::-1]
+    with without("prefixes"):
+        apart = score_requests(lm, asked[::-1])[::-1]
     assert [s.logprobs for s in apart] == [pytest.approx(s.logprobs, abs=1e-5) for s in together]
     short = Request((60,), ((70,), (71,)))  # nothing shared, one token a continuation
     assert score_requests(lm, [short])[0].logprobs == pytest.approx(expected_scores(lm, short), abs=1e-4)

@@ -97,6 +97,8 @@ def load(name: str, dtype: str = "auto", device: str = "auto") -> LM:
     else:
         folder, tokenizer = open_folder(name)
         lm = LM(_weights(name, folder, precision).to(device=place).eval(), tokenizer, name, identity_of(folder))
+    # Whoever trains says what is trained; weights at rest can be laid out for speed.
+    lm.model.requires_grad_(False)
     _check_decoder(lm)
     return lm
 
