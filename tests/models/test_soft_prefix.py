@@ -182,10 +182,11 @@ def test_scores_are_those_of_plain_transformers_whatever_the_batch(kind: str) ->
     assert abs(score_requests(lm, asked)[0].logprobs[1] - together[0].logprobs[1]) > 1e-3
 
 
+@pytest.mark.parametrize("shared", [(), tuple(range(80, 104))])
 @pytest.mark.parametrize("kind", KINDS)
-def test_generation_continues_behind_the_prefix(kind: str) -> None:
+def test_generation_continues_behind_the_prefix(kind: str, shared: tuple[int, ...]) -> None:
     lm = language_model(kind)
-    prompts = [(60, 61, 62), (63,), (64, 65, 66, 67, 68)]
+    prompts = [(*shared, 60, 61, 62), (*shared, 63), (*shared, 64, 65, 66, 67, 68)]
     answers = complete(lm, prompts, Sampling(6, temperature=0.0))
     for prompt, answer in zip(prompts, answers, strict=True):
         ids, logprobs = list(prompt), []

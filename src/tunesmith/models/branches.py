@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from tunesmith.models.soft_prefix import prefix_key_values
 from tunesmith.models.trunk import Trunk, is_llama_like, trunk_of
 
 _QUERIES = 128
@@ -33,6 +34,16 @@ class Past:
     def bytes(self) -> int:
         """Memory it takes."""
         return sum(k.nbytes + v.nbytes for k, v in self.layers)
+
+
+def soft_past(model: Any) -> Past | None:
+    """Return the model's soft prefix as the past of everything it reads; None without one."""
+    found = prefix_key_values(model)
+    return Past([(keys[0], values[0]) for keys, values in found]) if found else None
+
+
+# Keys and values of a group's rows, per layer [H_kv, R, T, head] each, padded on the right.
+Kept = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,15 @@ class Group:
         """Tokens of its longest row."""
         return max(map(len, self.rows))
 
+    def past_after(self, row: int, kept: Kept) -> Past:
+        """Return the group's past followed by one of its rows, which must not branch."""
+        length = len(self.rows[row])
+        own = [(keys[:, row, :length], values[:, row, :length]) for keys, values in kept]
+        if self.past is None:
+            return Past([(k.contiguous(), v.contiguous()) for k, v in own])
+        both = zip(self.past.layers, own, strict=True)
+        return Past([(torch.cat([k, more_k], 1), torch.cat([v, more_v], 1)) for (k, v), (more_k, more_v) in both])
+
     def visible(self) -> torch.Tensor:
         """Return who may look at whom within a row: booleans [R, T, T], or [1, T, T] where no row branches."""
         causal = torch.ones(self.longest, self.longest, dtype=torch.bool).tril()
@@ -88,28 +108,25 @@ class Group:
         return allowed
 
 
-def read(model: Any, groups: Sequence[Group], keep: bool = False) -> tuple[torch.Tensor, list[list[Past]]]:
+def read(model: Any, groups: Sequence[Group], keep: bool = False) -> tuple[torch.Tensor, list[Kept]]:
     """Read groups of rows in one forward pass.
 
-    Args:
-        keep: also return what each row adds to the past of its group, so that others can go on from there; only for rows
-            without branches.
-
     Returns:
-        The last hidden states [N, D] of all tokens, row after row without padding; and per group, per row, its past.
+        The last hidden states [N, D] of all tokens, row after row without padding; and, if `keep`, of each group its keys
+        and values.
     """
     longest = max(group.past_length + group.longest for group in groups)
     if is_llama_like(model, model.device, longest):
         return _read_packed(trunk_of(model), groups, keep)
-    parts = [_read_padded(model, group, keep) for group in groups]
-    return torch.cat([hidden for hidden, _ in parts]), [pasts for _, pasts in parts]
+    parts = [_read_padded(model, group) for group in groups]
+    return torch.cat([hidden for hidden, _ in parts]), [kept for _, kept in parts] if keep else []
 
 
-def _read_packed(trunk: Trunk, groups: Sequence[Group], keep: bool) -> tuple[torch.Tensor, list[list[Past]]]:
+def _read_packed(trunk: Trunk, groups: Sequence[Group], keep: bool) -> tuple[torch.Tensor, list[Kept]]:
     places = [_Place.of(group, trunk) for group in groups]
     ids = torch.tensor([i for group in groups for row in group.rows for i in row.ids])
     positions = torch.tensor([p for g in groups for row in g.rows for p in row.positions(g.past_length)])
-    kept: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in groups]
+    kept: list[Kept] = [[] for _ in groups]
 
     def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         parts, start = [], 0
@@ -123,19 +140,7 @@ def _read_packed(trunk: Trunk, groups: Sequence[Group], keep: bool) -> tuple[tor
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     hidden = trunk(ids, positions, attend)
-    return hidden, [
-        [_past(g, b, pairs) for b in range(len(g.rows))] if keep else [] for g, pairs in zip(groups, kept, strict=True)
-    ]
-
-
-def _past(group: Group, row: int, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Past:
-    """Return the past of a group followed by one of its rows, whose padded keys and values are [H_kv, R, T, head]."""
-    length = len(group.rows[row])
-    own = [(keys[:, row, :length], values[:, row, :length]) for keys, values in pairs]
-    if group.past is None:
-        return Past([(k.contiguous(), v.contiguous()) for k, v in own])
-    both = zip(group.past.layers, own, strict=True)
-    return Past([(torch.cat([k, more_k], 1), torch.cat([v, more_v], 1)) for (k, v), (more_k, more_v) in both])
+    return hidden, kept if keep else []
 
 
 @dataclass(frozen=True)
@@ -216,27 +221,39 @@ class _Place:
         return torch.baddbmm(from_past, p[..., length:], values)
 
 
-def _read_padded(model: Any, group: Group, keep: bool) -> tuple[torch.Tensor, list[Past]]:
+def _read_padded(model: Any, group: Group) -> tuple[torch.Tensor, Kept]:
     """Read one group through the model's own forward pass, with rows padded on the right."""
-    from transformers import DynamicCache
-
     rows, longest, past = group.rows, group.longest, group.past_length
     ids, positions = torch.zeros(2, len(rows), longest, dtype=torch.long, device=model.device)
     for b, row in enumerate(rows):
         ids[b, : len(row)] = torch.tensor(row.ids)
         positions[b, : len(row)] = torch.tensor(row.positions(past))
-    cache = DynamicCache()
-    for layer, pair in enumerate(group.past.layers if group.past else []):
-        keys, values = (x[None].expand(len(rows), -1, -1, -1) for x in pair)
-        cache.update(keys, values, layer)
+    cache = library_cache(group.past, len(rows))
     inner = group.visible().to(model.device)
-    allowed = torch.cat([inner.new_ones(len(inner), longest, past), inner], -1)[:, None]
-    mask = torch.zeros(allowed.shape, dtype=model.dtype, device=model.device).masked_fill_(~allowed, torch.finfo(model.dtype).min)
+    allowed = torch.cat([inner.new_ones(len(inner), longest, past), inner], -1)
     hidden = model.base_model(
-        input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
+        input_ids=ids,
+        position_ids=positions,
+        attention_mask=additive(allowed, model.dtype),
+        past_key_values=cache,
+        use_cache=True,
     ).last_hidden_state
     real = torch.cat([hidden[b, : len(row)] for b, row in enumerate(rows)])
-    if not keep:
-        return real, []
-    ends = [past + len(row) for row in rows]
-    return real, [Past([(x.keys[b, :, :end], x.values[b, :, :end]) for x in cache.layers]) for b, end in enumerate(ends)]
+    return real, [(x.keys[:, :, past:].transpose(0, 1), x.values[:, :, past:].transpose(0, 1)) for x in cache.layers]
+
+
+def library_cache(past: Past | None, rows: int) -> Any:
+    """Return a cache of transformers that holds a past for each of `rows` rows."""
+    from transformers import DynamicCache
+
+    cache: Any = DynamicCache()
+    for layer, pair in enumerate(past.layers if past else []):
+        keys, values = (x[None].expand(rows, -1, -1, -1) for x in pair)
+        cache.update(keys, values, layer)
+    return cache
+
+
+def additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Turn booleans [B, T, S] into what is added to scores [B, 1, T, S]."""
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]

@@ -19,10 +19,9 @@ from tunesmith.core.encode import token_ids, with_bos
 from tunesmith.core.errors import UserError
 from tunesmith.core.levers import on
 from tunesmith.core.progress import Progress
-from tunesmith.models.branches import Group, Past, Row, read
+from tunesmith.models.branches import Group, Past, Row, read, soft_past
 from tunesmith.models.load import LM
 from tunesmith.models.prefix_tree import Node, prefix_tree
-from tunesmith.models.soft_prefix import prefix_key_values
 from tunesmith.models.trunk import head_of
 
 _TOKENS_PER_BATCH = 4096
@@ -136,9 +135,7 @@ class _Scoring:
 
     def run(self) -> dict[tuple[int, ...], _Answers]:
         """Score everything; returns prompt -> (continuation -> (its log-probabilities, greedy), first choice)."""
-        soft = prefix_key_values(self.lm.model)
-        root = Past([(keys[0], values[0]) for keys, values in soft]) if soft else None
-        self._below([(prefix_tree(self.prompts, on("prefixes")), root)])
+        self._below([(prefix_tree(self.prompts, on("prefixes")), soft_past(self.lm.model))])
         return self.answers
 
     def _below(self, nodes: list[tuple[Node, Past | None]]) -> None:
@@ -155,8 +152,11 @@ class _Scoring:
                 groups.setdefault(id(past), []).append(child)
             order = [Group([Row(child.ids) for child in found], pasts[key]) for key, found in groups.items()]
             kept = read(self.lm.model, order, keep=True)[1]
-            read_nodes = [child for found in groups.values() for child in found]
-            self._below(list(zip(read_nodes, [past for rows in kept for past in rows], strict=True)))
+            self._below([
+                (child, group.past_after(i, own))
+                for found, group, own in zip(groups.values(), order, kept, strict=True)
+                for i, child in enumerate(found)
+            ])  # fmt: skip
 
     def _row(self, number: int, node: Node) -> Row:
         # A continuation's last token is predicted, never read.
@@ -185,10 +185,7 @@ class _Scoring:
 
     def _affordable(self, children: Sequence[tuple[Node, Past | None]]) -> Iterator[list[tuple[Node, Past | None]]]:
         """Cut nodes into portions that fit one batch, and whose pasts fit the cache."""
-        config = self.lm.model.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        per_token = 2 * config.num_hidden_layers * heads * width * self.lm.dtype.itemsize
+        per_token = self.lm.cache_bytes_per_token
         some: list[tuple[Node, Past | None]] = []
         longest = kept = 0
         for node, past in sorted(children, key=lambda c: -len(c[0].ids)):

@@ -74,6 +74,11 @@ class Trunk:
         self.head = _product(model.get_output_embeddings())
 
     @property
+    def layers(self) -> int:
+        """Number of decoder blocks."""
+        return len(self._blocks)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Precision of the hidden states."""
         return self._embed.weight.dtype
