@@ -182,6 +182,8 @@ def test_inspect_reads_a_soft_prompt(capsys: pytest.CaptureFixture[str]) -> None
     text = command(capsys, "inspect", "adapter", artefact, "--task", "parity.yaml")[1]
     assert "probe: 3 prompts gave the logits" in text
     assert "class words among them:" in text
+    assert "384 parameters in 1 tensor; " in text
+    assert report["parameters"] == {"tokens": 6}
     assert "no translation of the prompt" in " ".join(text.split())
 
 

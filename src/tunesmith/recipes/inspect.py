@@ -22,6 +22,9 @@ _LITTLE = (
     "sense work as well (Lester et al. 2021, section 3.2). Judge a prompt by what the model does with it."
 )
 
+# How a prompt was begun, and made in training, is not in its files, so what is read says nothing of it.
+_BEGUN = {"init", "label_ids", "encoder"}
+
 
 class Config(BaseConfig):
     """Settings of `tunesmith inspect`."""
@@ -68,7 +71,7 @@ def run(config: Config) -> dict[str, Any]:
     report = {
         "status": "done", "folder": str(folder), "method": attached.entry.__name__.rpartition(".")[2],
         "peft_type": saved["peft_type"], "base": base, "base_identity": lm.identity,
-        "parameters": attached.parameters.model_dump(), "tensors": len(state),
+        "parameters": attached.parameters.model_dump(exclude=_BEGUN), "tensors": len(state),
         "saved_parameters": sum(t.numel() for t in state.values()),
         "bytes": sum(f.stat().st_size for f in folder.iterdir() if f.is_file()), "probe": _probe(folder),
     }  # fmt: skip
@@ -135,6 +138,10 @@ def _class_words(config: Config, lm: LM, tokens: list[dict[str, Any]]) -> dict[s
     return {"words": sorted(words), "found": sum(near), "of": len(near), "positions": positions}
 
 
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def _plain(text: str) -> str:
     return text.strip().lower()
 
@@ -147,7 +154,7 @@ def render(report: dict[str, Any]) -> str:
     probe = report["probe"]
     lines = [
         f"{report['folder']}: {report['method']} ({report['peft_type']}) of {report['base']}",
-        f"  {report['saved_parameters']:,} parameters in {report['tensors']} tensors, {report['bytes']:,} bytes in all",
+        f"  {report['saved_parameters']:,} parameters in {_several(report['tensors'], 'tensor')}; {report['bytes']:,} bytes",
         f"  {settings}",
         f"  probe: {probe['prompts']} prompts gave the logits they gave when it was saved" if probe else "  probe: it has none",
     ]
@@ -158,5 +165,6 @@ def render(report: dict[str, Any]) -> str:
         near = ", ".join(f"{one['token']!r} {one['cosine']:.2f}" for one in token["nearest"])
         lines.append(f"  {token['position']:>3}  length {token['norm']:5.2f}  {near}")
     if found := report["class_words"]:
-        lines.append(f"  class words among them: {found['found']} of {found['of']} ({', '.join(found['words'])})")
+        at = f", all at {_several(len(found['positions']), 'virtual token')}" if found["found"] else ""
+        lines.append(f"  class words among them: {found['found']} of {found['of']} ({', '.join(found['words'])}){at}")
     return "\n".join([*lines, *textwrap.wrap(report["caution"], 80, initial_indent="  ", subsequent_indent="  ")])
