@@ -17,6 +17,7 @@ from tunesmith.core.errors import UserError
 from tunesmith.core.progress import Progress
 from tunesmith.core.records import Completion
 from tunesmith.core.seeds import derive
+from tunesmith.models.constraint import Automaton, Constraint, State
 from tunesmith.models.load import LM
 from tunesmith.models.sampling import choose
 from tunesmith.models.slots import open_slots
@@ -34,13 +35,14 @@ class Sampling:
 
     Attributes:
         temperature: 0 = greedy. top_p: smallest set of tokens with this much probability (Holtzman et al. 2020).
-        stop: strings that end an answer and are not part of it.
+        stop: strings that end an answer and are not part of it. constraint: what the whole answer must match.
     """
 
     max_new_tokens: int = 48
     temperature: float = 1.0
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
@@ -53,6 +55,7 @@ class Sampling:
 class _Row:
     prompt: tuple[int, ...]
     generator: torch.Generator
+    state: State | None = None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     text: str = ""
@@ -61,18 +64,19 @@ class _Row:
 
 def generate(
     lm: LM, prompts: Sequence[str], max_new_tokens: int = 48, temperature: float = 1.0, seed: int = 0, n: int = 1,
-    stop: str | Sequence[str] = (), top_p: float = 1.0,
+    stop: str | Sequence[str] = (), top_p: float = 1.0, constraint: Constraint | None = None,
 ) -> list[list[Completion]]:  # fmt: skip
     """Continue each prompt `n` times.
 
     Returns:
-        Per prompt, its `n` completions. Log-probabilities are the model's after temperature, before `top_p`.
+        Per prompt, its `n` completions. Log-probabilities are the model's after temperature, before `top_p` and `constraint`.
 
     Raises:
         UserError: a prompt is empty or too long, or a setting makes no sense.
     """
     encoded = [with_bos(lm.tokenizer, token_ids(lm.tokenizer, prompt)) for prompt in prompts]
-    sampling = Sampling(max_new_tokens, temperature, top_p, (stop,) if isinstance(stop, str) else tuple(stop))
+    ends = (stop,) if isinstance(stop, str) else tuple(stop)
+    sampling = Sampling(max_new_tokens, temperature, top_p, ends, constraint)
     flat = complete(lm, [ids for ids in encoded for _ in range(n)], sampling, seed)
     return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]
 
@@ -93,8 +97,10 @@ def complete(lm: LM, prompts: Sequence[tuple[int, ...]], how: Sampling, seed: in
                 f"a prompt of {len(ids)} tokens and {how.max_new_tokens} new ones exceed the context of {lm.context_length}"
             )
     rows, seen = [], Counter[tuple[int, ...]]()
+    automaton = Automaton(how.constraint, lm.tokenizer) if how.constraint else None
     for ids in prompts:
-        rows.append(_Row(ids, torch.Generator().manual_seed(derive(seed, "sample", seen[ids], *ids))))
+        chance = torch.Generator().manual_seed(derive(seed, "sample", seen[ids], *ids))
+        rows.append(_Row(ids, chance, automaton.begin() if automaton else None))
         seen[ids] += 1
     waiting = sorted(rows, key=lambda row: -len(row.prompt))
     with torch.inference_mode(), Progress(title, total=len(rows), unit="answers") as progress:
@@ -115,10 +121,16 @@ def _run(lm: LM, waiting: list[_Row], how: Sampling, progress: Progress) -> None
             active += moved
         else:
             moved, hidden = active, slots.step([row.ids[-1] for row in active])
-        chosen = choose(head(hidden), how.temperature, how.top_p, [row.generator for row in moved])
+        logits = head(hidden).float()
+        allowed = logits
+        if how.constraint:
+            allowed = torch.stack([row.state.allowed(x) for row, x in zip(moved, logits, strict=True) if row.state])
+        chosen = choose(logits, allowed, how.temperature, how.top_p, [row.generator for row in moved])
         for row, token, logprob in zip(moved, *chosen, strict=True):
             row.ids.append(token)
             row.logprobs.append(logprob)
+            if row.state:
+                row.state.advance(token)
             _note_end(lm, row, how)
         going = [b for b, row in enumerate(active) if not row.stop_reason]
         if len(going) < len(active):

@@ -11,27 +11,31 @@ _LIKELIEST = 512
 
 
 def choose(
-    logits: torch.Tensor, temperature: float, top_p: float, generators: Sequence[torch.Generator]
+    logits: torch.Tensor, allowed: torch.Tensor, temperature: float, top_p: float, generators: Sequence[torch.Generator]
 ) -> tuple[list[int], list[float]]:
     """Choose one token a row.
 
     Args:
-        logits: [B, V]. temperature: 0 = the largest logit.
+        logits: [B, V], float32. allowed: the same with minus infinity where a token must not come.
+        temperature: 0 = the largest logit.
         top_p: draw from the smallest set of tokens with this much probability (Holtzman et al. 2020, section 3.1).
         generators: one a row; a draw takes one number from it.
 
     Returns:
         B token ids, and their log-probabilities (nats) after temperature and before `top_p`.
     """
-    logits = logits.float()
     if temperature == 0:
-        largest, chosen = logits.max(-1)
-        return chosen.tolist(), (largest - logits.logsumexp(-1)).tolist()
-    logits = logits / temperature
-    probabilities = (logits - logits.max(-1, keepdim=True).values).exp_()
+        chosen = allowed.max(-1).indices
+        return chosen.tolist(), (logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
+    largest = logits.max(-1, keepdim=True).values
+    weights = ((logits - largest) / temperature).exp_()
+    total = weights.sum(-1, dtype=torch.float64)
+    if allowed is not logits:
+        # Among few allowed tokens the likeliest may be far below the likeliest of all.
+        weights = ((allowed - allowed.max(-1, keepdim=True).values) / temperature).exp_()
     points = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators]).to(logits.device)
-    chosen = _nucleus(probabilities, top_p, points) if top_p < 1 else _inverted(probabilities, points)
-    picked = probabilities.gather(-1, chosen[:, None])[:, 0].double().log() - probabilities.sum(-1, dtype=torch.float64).log()
+    chosen = _nucleus(weights, top_p, points) if top_p < 1 else _inverted(weights, points)
+    picked = (logits.gather(-1, chosen[:, None])[:, 0] - largest[:, 0]).double() / temperature - total.log()
     return chosen.tolist(), picked.tolist()
 
 

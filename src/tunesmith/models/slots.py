@@ -1,4 +1,4 @@
-"""Places in a batch that is decoded token by token: each holds the keys and values of one answer, and is taken again when it ends.
+"""Places in a batch that is decoded token by token: each holds one answer's keys and values, and is taken again when it ends.
 
 What all prompts share is read once and kept once for all places.
 """
