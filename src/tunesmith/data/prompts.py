@@ -86,6 +86,10 @@ class Prompts:
             raise UserError(f"the answer '{words}' has no tokens")
         return (*ids, self.tokenizer.eos_token_id) if closed else ids
 
+    def answers(self) -> tuple[tuple[int, ...], ...]:
+        """Return the ids of every answer word, label by label; nothing for a task without choices."""
+        return tuple(self.answer(word) for word in self.task.verbalizer.flat()) if self.task.verbalizer else ()
+
     def remarks(self) -> list[str]:
         """Return what is odd about how this tokenizer reads the answers, as plain sentences."""
         verbalizer = self.task.verbalizer

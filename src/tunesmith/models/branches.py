@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from tunesmith.models.soft_prefix import prefix_key_values
 from tunesmith.models.trunk import Trunk, is_llama_like, trunk_of
 
 _QUERIES = 128
@@ -33,6 +34,12 @@ class Past:
     def bytes(self) -> int:
         """Memory it takes."""
         return sum(k.nbytes + v.nbytes for k, v in self.layers)
+
+
+def soft_past(model: Any) -> Past | None:
+    """Return the model's soft prefix as the past of everything it reads; None without one."""
+    found = prefix_key_values(model)
+    return Past([(keys[0], values[0]) for keys, values in found]) if found else None
 
 
 # Keys and values of a group's rows, per layer [H_kv, R, T, head] each, padded on the right.

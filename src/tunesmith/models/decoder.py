@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from tunesmith.core.errors import UserError
 from tunesmith.core.levers import on
 from tunesmith.models.operations import CausalAttention, RMSNorm, Rotate, SpreadRows, SwiGLU, TakeRows
+from tunesmith.models.soft_prefix import SoftPrefix, cache_of, soft_prefix_of
 from tunesmith.models.trunk import head_width, is_llama_like
 
 _WORTHWHILE_PADDING = 0.05
@@ -24,18 +26,31 @@ def hidden_states(
 ) -> torch.Tensor:
     """Return the last hidden states [M, D] at the M wanted positions, in row order.
 
+    A soft prefix on the model is read before every row, with gradients; positions are those of the row itself.
+
     Args:
         ids: [B, T], padded on the right, which a causal model needs no mask for. lengths: [B] real tokens.
         wanted: [B, T] booleans.
         activation_checkpointing: keep only the input of every block and compute it again in the backward pass.
+
+    Raises:
+        UserError: activation checkpointing with a prefix of keys and values.
     """
+    soft = soft_prefix_of(model)
+    if soft and soft.cache_shape:
+        return _behind_cache(model, soft, ids, wanted, activation_checkpointing)
+    virtual = soft.length if soft else 0
+    if virtual:  # places for the virtual tokens, which these ids do not stand for
+        ids, wanted = (torch.nn.functional.pad(t, (virtual, 0)) for t in (ids, wanted))
+        lengths = lengths + virtual
     if not is_llama_like(model, ids.device, ids.shape[1]):
         if activation_checkpointing and not model.is_activation_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
-        return model.base_model(input_ids=ids, use_cache=False).last_hidden_state[wanted]
+        read = {"inputs_embeds": _embedded(model, soft, ids)} if soft else {"input_ids": ids}
+        return model.base_model(**read, use_cache=False).last_hidden_state[wanted]
     trunk = model.base_model
     layout = _Layout.of(lengths, ids.shape[1])
-    x = trunk.embed_tokens(layout.real(ids))
+    x = layout.packed(_embedded(model, soft, ids)) if soft else trunk.embed_tokens(layout.real(ids))
     positions = torch.arange(ids.shape[1], device=ids.device)[None]
     turns = _Turns.of(*trunk.rotary_emb(x, positions), head_width=head_width(model.config))
     for block in trunk.layers:
@@ -45,6 +60,26 @@ def hidden_states(
             x = _block(block, x, turns, layout)
     x = TakeRows.apply(x, layout.real(wanted).nonzero()[:, 0])
     return RMSNorm.apply(x, trunk.norm.weight, trunk.norm.variance_epsilon)
+
+
+def _embedded(model: Any, soft: SoftPrefix, ids: torch.Tensor) -> torch.Tensor:
+    """Return the embeddings [B, p + T, D] of rows that begin with p places for virtual tokens."""
+    real = model.get_input_embeddings()(ids[:, soft.length :])
+    # Rounded row by row, so that the gradients of all rows are added up in float32.
+    return torch.cat([soft.embeddings().expand(len(ids), -1, -1).to(real.dtype), real], 1)
+
+
+def _behind_cache(
+    model: Any, soft: SoftPrefix, ids: torch.Tensor, wanted: torch.Tensor, activation_checkpointing: bool
+) -> torch.Tensor:
+    """Hidden states behind trained keys and values, through the model's own code for a cache."""
+    if activation_checkpointing:
+        raise UserError(
+            "prefix tuning trains a cache, which activation_checkpointing would compute without",
+            "Leave it out, and lower tokens_per_micro_batch if memory is short.",
+        )
+    cache = cache_of(soft.key_values(model.dtype), len(ids))
+    return model.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state[wanted]
 
 
 @dataclass(frozen=True)

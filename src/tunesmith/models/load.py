@@ -13,6 +13,7 @@ import torch
 from tunesmith.core.errors import UserError, near_miss
 from tunesmith.core.files import sha256, text_hash
 from tunesmith.models import embedded, toy
+from tunesmith.models.soft_prefix import prefix_length
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pt2")
 
@@ -44,8 +45,8 @@ class LM:
 
     @property
     def context_length(self) -> int:
-        """Largest number of tokens the model was built for."""
-        return int(getattr(self.model.config, "max_position_embeddings", 0) or 1_000_000)
+        """Largest number of tokens the model was built for, less those that a soft prefix takes."""
+        return int(getattr(self.model.config, "max_position_embeddings", 0) or 1_000_000) - prefix_length(self.model)
 
     @property
     def cache_bytes_per_token(self) -> int:

@@ -19,7 +19,7 @@ from tunesmith.core.encode import token_ids, with_bos
 from tunesmith.core.errors import UserError
 from tunesmith.core.levers import on
 from tunesmith.core.progress import Progress
-from tunesmith.models.branches import Group, Past, Row, read
+from tunesmith.models.branches import Group, Past, Row, read, soft_past
 from tunesmith.models.load import LM
 from tunesmith.models.prefix_tree import Node, prefix_tree
 from tunesmith.models.trunk import head_of
@@ -135,7 +135,7 @@ class _Scoring:
 
     def run(self) -> dict[tuple[int, ...], _Answers]:
         """Score everything; returns prompt -> (continuation -> (its log-probabilities, greedy), first choice)."""
-        self._below([(prefix_tree(self.prompts, on("prefixes")), None)])
+        self._below([(prefix_tree(self.prompts, on("prefixes")), soft_past(self.lm.model))])
         return self.answers
 
     def _below(self, nodes: list[tuple[Node, Past | None]]) -> None:

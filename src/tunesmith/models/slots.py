@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tunesmith.core.levers import on
-from tunesmith.models.branches import Group, Kept, Past, Row, additive, library_cache, read
+from tunesmith.models.branches import Group, Kept, Past, Row, additive, library_cache, read, soft_past
 from tunesmith.models.load import LM
 from tunesmith.models.prefix_tree import prefix_tree
 from tunesmith.models.trunk import is_llama_like, trunk_of
@@ -29,15 +29,15 @@ def open_slots(lm: LM, prompts: Sequence[tuple[int, ...]], new_tokens: int, cach
         cache_gb: most memory for keys and values, 10^9 bytes; there is one place at the least.
     """
     distinct = list(dict.fromkeys(prompts))
-    past = None
-    if on("prefixes") and len(prompts) > 1 and (shared := _shared(distinct)):
-        past = _read_once(lm.model, distinct[0][:shared])
-    longest = max(map(len, distinct)) + new_tokens
-    own = longest - (past.length if past else 0)
+    past = soft_past(lm.model)
+    shared = _shared(distinct) if on("prefixes") and len(prompts) > 1 else 0
+    if shared:
+        past = _read_once(lm.model, distinct[0][:shared], past)
+    own = max(map(len, distinct)) + new_tokens - shared
     size = max(1, min(_PLACES, len(prompts), int(cache_gb * 1e9 / (own * lm.cache_bytes_per_token))))
-    if is_llama_like(lm.model, lm.device, longest):
-        return OwnSlots(lm.model, size, own, past)
-    return LibrarySlots(lm.model, size, past)
+    if is_llama_like(lm.model, lm.device, own + (past.length if past else 0)):
+        return OwnSlots(lm.model, size, own, past, shared)
+    return LibrarySlots(lm.model, size, past, shared)
 
 
 def _shared(prompts: Sequence[tuple[int, ...]]) -> int:
@@ -48,8 +48,8 @@ def _shared(prompts: Sequence[tuple[int, ...]]) -> int:
     return len(tree.children[0].ids) if len(tree.children) == 1 and not tree.prompts else 0
 
 
-def _read_once(model: Any, ids: tuple[int, ...]) -> Past:
-    group = Group([Row(ids)])
+def _read_once(model: Any, ids: tuple[int, ...], past: Past | None) -> Past:
+    group = Group([Row(ids)], past)
     return group.past_after(0, read(model, [group], keep=True)[1][0])
 
 
@@ -58,10 +58,11 @@ class OwnSlots:
 
     Args:
         size: number of places. tokens: most tokens of one, those of the past not counted. past: what all share.
+        shared: how many of a prompt's tokens the past holds; before them it may hold a soft prefix.
     """
 
-    def __init__(self, model: Any, size: int, tokens: int, past: Past | None) -> None:
-        self.size, self.past = size, past
+    def __init__(self, model: Any, size: int, tokens: int, past: Past | None, shared: int) -> None:
+        self.size, self.past, self.shared = size, past, shared
         self._model, self._trunk = model, trunk_of(model)
         shape = (2, size, self._trunk.shared, -(-tokens // _STEP) * _STEP, self._trunk.width)
         self._layers = [torch.zeros(shape, dtype=self._trunk.dtype) for _ in range(self._trunk.layers)]
@@ -73,7 +74,7 @@ class OwnSlots:
 
     def add(self, prompts: Sequence[tuple[int, ...]]) -> torch.Tensor:
         """Read prompts into free places, equal ones once; returns the hidden states [n, D] after their last tokens."""
-        start = self.past.length if self.past else 0
+        start = self.shared
         distinct = list(dict.fromkeys(prompts))
         ends: dict[tuple[int, ...], torch.Tensor] = {}
         for some in _portions([len(p) - start for p in distinct]):
@@ -143,8 +144,8 @@ def _with_past(
 class LibrarySlots:
     """Places in a cache of transformers, all taken at once: for models and devices without a forward pass of ours."""
 
-    def __init__(self, model: Any, size: int, past: Past | None) -> None:
-        self.size, self.past = size, past
+    def __init__(self, model: Any, size: int, past: Past | None, shared: int) -> None:
+        self.size, self.past, self.shared = size, past, shared
         self._model = model
 
     def room(self, taken: int) -> int:
@@ -153,8 +154,8 @@ class LibrarySlots:
 
     def add(self, prompts: Sequence[tuple[int, ...]]) -> torch.Tensor:
         """Read prompts; returns the hidden states [n, D] after their last tokens."""
-        start = self.past.length if self.past else 0
-        group = Group([Row(prompt[start:]) for prompt in prompts], self.past)
+        group = Group([Row(prompt[self.shared :]) for prompt in prompts], self.past)
+        start = group.past_length
         hidden, (kept,) = read(self._model, [group], keep=True)
         lengths = torch.tensor([len(row) for row in group.rows], device=hidden.device)
         self._cache = library_cache(self.past, len(prompts))

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tunesmith.core.errors import UserError, WorkFailed
 from tunesmith.core.files import verify_manifest, write_json, write_manifest, write_text
 from tunesmith.core.registry import PEFT
+from tunesmith.models.soft_prefix import cache_of, prefix_key_values
 
 _PROBED_TOKENS = 32
 # Mean logit error that rounding alone explains, when an adapter is replayed in another precision than it was saved in.
@@ -71,7 +72,7 @@ def load_adapter(lm: Any, folder: Path) -> Attached:
         UserError: not an adapter directory, damaged, pickled, or made for another base.
         WorkFailed: the probe's logits do not come back.
     """
-    config = _read_config(folder)
+    config = read_config(folder)
     kinds = {PEFT.get(name).PEFT_TYPE: PEFT.get(name) for name in PEFT.names() if PEFT.get(name).SAVES == "adapter"}
     if config.get("peft_type") not in kinds:
         raise UserError(f"{folder} is a {config.get('peft_type')} adapter", f"This version reads {', '.join(sorted(kinds))}.")
@@ -93,7 +94,12 @@ def load_adapter(lm: Any, folder: Path) -> Attached:
     return Attached(entry, parameters, trained)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read `adapter_config.json`.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
     try:
         return dict(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -104,7 +110,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _probe_logits(lm: Any, prompts: list[tuple[int, ...]]) -> list[list[float]]:
     with torch.inference_mode():
-        return [lm.model(input_ids=torch.tensor([ids], device=lm.device)).logits[0, -1].float().tolist() for ids in prompts]
+        prefix = prefix_key_values(lm.model)
+        behind = [{"past_key_values": cache_of(prefix, 1)} if prefix else {} for _ in prompts]
+        inputs = [torch.tensor([ids], device=lm.device) for ids in prompts]
+        return [lm.model(input_ids=i, **b).logits[0, -1].float().tolist() for i, b in zip(inputs, behind, strict=True)]
 
 
 def _top(logits: list[float]) -> tuple[list[int], list[float]]:

@@ -17,6 +17,7 @@ from tunesmith.data.collate import Batch
 from tunesmith.models.lm_loss import summed_loss
 from tunesmith.models.load import LM
 from tunesmith.objectives import causal_lm
+from tunesmith.peft import prompt_tuning
 from tunesmith.train.engines.local import current
 from tunesmith.train.fit import Fitted, Validation, fit
 from tunesmith.train.parameters import FitParameters
@@ -31,6 +32,18 @@ class Adapted:
     fitted: Fitted
     trained_parameters: int
     learning_rate: float
+
+
+def with_answers(method: tuple[ModuleType, Any], answers: Sequence[Sequence[int]]) -> tuple[ModuleType, Any]:
+    """Let a soft prompt that starts from answer words, and was told none, start from a task's own.
+
+    Args:
+        answers: token ids of each answer word; empty where a task has no choices.
+    """
+    entry, parameters = method
+    if entry is not prompt_tuning or parameters.label_ids:
+        return method
+    return entry, parameters.model_copy(update={"label_ids": [list(ids) for ids in answers]})
 
 
 def attach(

@@ -8,7 +8,7 @@ from typing import Any
 
 from tunesmith.core.registry import PEFT
 from tunesmith.models.load import LM
-from tunesmith.recipes._adapt import attach
+from tunesmith.recipes._adapt import attach, with_answers
 from tunesmith.recipes._models import load_attached, quiet_libraries, use_threads
 from tunesmith.recipes._rows import Rows, read_rows
 from tunesmith.recipes._tune_config import Config
@@ -55,7 +55,9 @@ def ready(config: Config) -> Ready:
     if adapter:
         method = adapter.entry, adapter.parameters
     rows = read_rows(config, lm)
-    training = attach(lm, method, rows.train, config, config.seed, adapter.trained if adapter else None)
+    training = attach(
+        lm, with_answers(method, rows.answers), rows.train, config, config.seed, adapter.trained if adapter else None
+    )
     return Ready(lm, method, rows, training, _validation(lm, rows))
 
 

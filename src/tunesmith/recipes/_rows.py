@@ -36,6 +36,7 @@ class Rows:
         validate: for a task, () -> accuracy on its validation rows; for files, None and `validation` has rows.
         fingerprint: hash of all that is learned from and chosen by.
         lengths: tokens of each row that was encoded, over-long ones too.
+        answers: for a task with choices, the token ids of each answer word.
     """
 
     train: EncodedRows
@@ -44,6 +45,7 @@ class Rows:
     fingerprint: str
     lengths: list[int]
     warnings: list[str]
+    answers: Sequence[tuple[int, ...]] = ()
 
     def describe(self) -> str:
         """Say what there is to learn from."""
@@ -83,7 +85,7 @@ def _task_rows(config: Config, lm: LM) -> Rows:
     validate = (lambda: accuracy_on(asker, held_out)) if held_out else None
     fingerprint = text_hash(train.fingerprint(), task.template_hash, *(e.id for e in held_out))
     warnings = [*task.splits.warnings, *warnings]
-    return Rows(train, train.select([]), validate, fingerprint, lengths_of(encoded), warnings)
+    return Rows(train, train.select([]), validate, fingerprint, lengths_of(encoded), warnings, prompts.answers())
 
 
 def _file_rows(config: Config, lm: LM, path: Path) -> Rows:

@@ -14,7 +14,7 @@ from tunesmith.core.runs import Run
 from tunesmith.core.seeds import derive
 from tunesmith.evaluate import forgetting
 from tunesmith.evaluate.answer import accuracy_on
-from tunesmith.recipes._adapt import attach, train
+from tunesmith.recipes._adapt import attach, train, with_answers
 from tunesmith.recipes._artefact import save_artefact
 from tunesmith.recipes._climb import Climbed, Workshop
 from tunesmith.recipes._memory import require_memory
@@ -30,6 +30,7 @@ def climb_trained(shop: Workshop, title: str, method: tuple[ModuleType, Any]) ->
         UserError: a training row is longer than the model reads.
     """
     data = _encoded(shop)
+    method = with_answers(method, shop.prompts.answers())
     before = _guard_before(shop)
     asker = shop.asker(trained=True)
     run = Run(shop.folder, {"fingerprint": shop.assignment.fingerprint}, {"route": title})

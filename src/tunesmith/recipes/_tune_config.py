@@ -21,7 +21,7 @@ class Config(FitParameters):
     adapter: str | None = None
     """adapter directory to go on from; its method and shape are kept"""
     peft: str | dict[str, Any] = "lora"
-    """what is trained: lora or full, with its own parameters (--peft.rank 8)"""
+    """what is trained: lora, full, prompt-tuning, prefix-tuning or p-tuning, with its own parameters (--peft.rank 8)"""
     objective: Literal["causal_lm"] = "causal_lm"
     max_length: int = Field(1024, ge=2)
     """longest row in tokens; longer ones stop the run or are dropped, never cut"""
