@@ -26,6 +26,7 @@ REQUIRED = {
     "data/demonstrations": ("choose", "worked_example"),
     "peft": ("Parameters", "attach", "SAVES", "LEARNING_RATE"),
     "objectives": ("loss", "evaluate", "worked_example"),
+    "evaluate/calibrators": ("fit", "apply", "evaluate", "worked_example"),
     "train/engines": ("launch",),
     "train/trackers": ("Writer",),
     "recipes/routes": (),

@@ -40,10 +40,12 @@ class Scored:
     Attributes:
         logprobs: per continuation, the sum of its tokens' log-probabilities, nats.
         free_choice: the token id the model itself would have said first after the prompt.
+        greedy: per continuation, whether each of its tokens is the most probable one there, so that greedy decoding says it.
     """
 
     logprobs: tuple[float, ...]
     free_choice: int
+    greedy: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -171,11 +173,13 @@ def _score_batch(lm: LM, rows: list[_Row], prefix: _Prefix | None) -> list[Score
     logprobs, best = _logprobs(lm, picked, torch.tensor([unique[place] for place in places]), targets)
     answers, at = [], 0
     for row in rows:
-        free, sums = best[at], []
+        free, sums, greedy = best[at], [], []
         for continuation in row.continuations:
-            sums.append(float(logprobs[at : at + len(continuation)].sum()))
-            at += len(continuation)
-        answers.append(Scored(tuple(sums), int(free)))
+            end = at + len(continuation)
+            sums.append(float(logprobs[at:end].sum()))
+            greedy.append(best[at:end].tolist() == list(continuation))
+            at = end
+        answers.append(Scored(tuple(sums), int(free), tuple(greedy)))
     return answers
 
 
