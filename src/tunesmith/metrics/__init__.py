@@ -7,5 +7,5 @@ from types import ModuleType
 
 
 def judges_answers(metric: ModuleType) -> bool:
-    """Return whether a metric compares answers with gold ones, and more of it is better; others measure texts or probabilities."""
+    """Return whether a metric compares answers with gold ones and more is better; others measure texts or probabilities."""
     return metric.HIGHER_IS_BETTER and "predicted" in inspect.signature(metric.evaluate).parameters
