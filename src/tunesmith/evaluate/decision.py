@@ -123,19 +123,9 @@ class Decider:
             UserError: too few rows, one right answer for all, an unknown label or calibrator, or scores that are not finite.
         """
         entry = CALIBRATORS.get(calibration)
-        table, index = _table(question, scores), gold_index(question, gold)
+        table, index = _table(question, scores), check_rows(question, gold)
         if len(table) != len(index):
             raise UserError(f"{len(table)} rows of scores and {len(index)} right answers do not fit each other")
-        if len(index) < FEWEST_ROWS:
-            raise UserError(
-                f"calibration needs at least {FEWEST_ROWS} held-out rows, and there are {len(index)}",
-                "Give the task more validation rows.",
-            )
-        if len(set(index.tolist())) == 1:
-            raise UserError(
-                f"all {len(index)} held-out rows have the answer '{gold[0]}', which teaches nothing about the others",
-                "Give the task validation rows of every label.",
-            )
         return cls(question, calibration, entry.fit(table, index), about={"rows": len(index)})
 
     def probabilities(self, scores: Sequence[Mapping[str, float]]) -> np.ndarray:
@@ -208,6 +198,26 @@ def uncalibrated(question: Question, scores: Sequence[Mapping[str, float]]) -> n
         UserError: a score is missing or not finite.
     """
     return softmax(_table(question, scores))
+
+
+def check_rows(question: Question, gold: Sequence[str]) -> np.ndarray:
+    """Return the place of each right answer among the options [n], having seen that a calibrator can be fitted on them.
+
+    Raises:
+        UserError: too few rows, one right answer for all, or an answer that is no option.
+    """
+    index = gold_index(question, gold)
+    if len(index) < FEWEST_ROWS:
+        raise UserError(
+            f"calibration needs at least {FEWEST_ROWS} held-out rows, and there are {len(index)}",
+            "Give the task more validation rows.",
+        )
+    if len(set(gold)) == 1:
+        raise UserError(
+            f"all {len(index)} held-out rows have the answer '{gold[0]}', which teaches nothing about the others",
+            "Give the task validation rows of every label.",
+        )
+    return index
 
 
 def gold_index(question: Question, gold: Sequence[str]) -> np.ndarray:

@@ -20,14 +20,14 @@ from tunesmith.models.load import LM
 from tunesmith.models.score import Request, score_requests
 
 _THEIRS: dict[Kind, str] = {"choice": "choice", "score": "score", "yes_no": "noul"}
-_OURS = {theirs: ours for ours, theirs in _THEIRS.items()}
+_OURS: dict[str, Kind] = {theirs: ours for ours, theirs in _THEIRS.items()}
 # Stands for a field while a prompt is rendered: a plane of Unicode that is private and empty.
 _FIRST_FIELD = 0x10F000
 
 
 def request_of(question: Question, state: Mapping[str, Any] | str, name: str = "answer") -> dict[str, Any]:
     """Return a question about a row as transformers' decision pipeline takes it."""
-    criteria: Any = {option: None for option in question.options}
+    criteria: Any = dict.fromkeys(question.options)
     if question.kind == "score":
         criteria = list(question.options)
     asked = {"type": _THEIRS[question.kind], **({} if question.kind == "yes_no" else {"criteria": criteria})}
@@ -92,12 +92,10 @@ def ask_theirs(lm: LM, folder: str | Path | None, request: Mapping[str, Any]) ->
     scored = score_requests(lm, [Request(ids, tuple((i,) for i in ls)) for (ids, _), ls in zip(prompts, labels, strict=True)])
     answers = {}
     for (_, asked), one in zip(prompts, scored, strict=True):
-        question = Question(_OURS[asked.type], tuple("yes" if o == "true" else "no" for o in asked.options))
-        if asked.type != "noul":
-            question = Question(question.kind, tuple(asked.options))
-        by_option = dict(zip(question.options, one.logprobs, strict=True))
-        if question.kind == "yes_no":
-            question = Question("yes_no", ("yes", "no"))
+        options = tuple({"true": "yes", "false": "no"}[o] if asked.type == "noul" else o for o in asked.options)
+        by_option = dict(zip(options, one.logprobs, strict=True))
+        # Their configuration may put false first; ours has yes first.
+        question = Question(_OURS[asked.type], ("yes", "no") if asked.type == "noul" else options)
         decider = Decider(question, "temperature", {"temperature": float(config.temperature.get(asked.type, 1.0))})
         answers[asked.name] = decider.decide(by_option)
     return answers
