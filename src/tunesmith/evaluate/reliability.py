@@ -14,6 +14,7 @@ from tunesmith.stats.bootstrap import interval, resample_counts
 
 _RESAMPLES = 2000
 _BINS = 10
+_RISK = 0.05
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ def quality(probabilities: np.ndarray, gold: np.ndarray, seed: int) -> dict[str,
 
     Returns:
         accuracy, ece (15 bins of equal width), ece_equal_mass (10 bins of equally many rows), brier and nll, each with its
-        interval; aurc and, where some rows are right and some wrong, auroc (of the confidence, for being right) without one.
+        interval; without one aurc, coverage_at_95 (largest share of rows, the surest, of which 95 % are right) and, where some
+        rows are right and some wrong, auroc (of the confidence, for being right).
     """
     answers = probabilities.argmax(axis=1)
     correct, confidence = answers == gold, probabilities.max(axis=1)
@@ -58,7 +60,9 @@ def quality(probabilities: np.ndarray, gold: np.ndarray, seed: int) -> dict[str,
     if 0 < correct.sum() < len(correct):
         # A resample may lack rows of one kind, so this has no interval.
         found["auroc"] = _alone(auroc.evaluate(correct.tolist(), confidence.tolist()))
-    found["aurc"] = _alone(area(*risk_coverage(confidence, correct)))
+    coverage, risk = risk_coverage(confidence, correct)
+    found["aurc"] = _alone(area(coverage, risk))
+    found["coverage_at_95"] = _alone(max(coverage[risk <= _RISK + 1e-9], default=0.0))
     return found
 
 

@@ -38,6 +38,8 @@ class Config(BaseConfig):
     """find the threshold that answers most while what it answers is right this often; half of the validation rows find it"""
     error: float = Field(0.05, gt=0, lt=1)
     """largest probability that answers are less accurate than target_accuracy all the same"""
+    calibrate_on: Literal["validation", "train"] = "validation"
+    """where the held-out rows come from; train = the training rows, for a model that never learned from them"""
     validation_rows: int = Field(500, ge=1)
     """at most this many held-out rows to calibrate on"""
     test_rows: int = Field(500, ge=1)

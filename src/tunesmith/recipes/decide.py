@@ -64,7 +64,8 @@ def _calibrate(config: Config) -> dict[str, Any]:
     if task.verbalizer is None:
         raise UserError(f"the answers of '{task.name}' are free text, and a decision needs options", "Give the task choices.")
     question = question_of(task.verbalizer.labels, config.kind)
-    held_out, test = task.splits.validation[: config.validation_rows], task.splits.test[: config.test_rows]
+    pool = task.splits.train if config.calibrate_on == "train" else task.splits.validation
+    held_out, test = pool[: config.validation_rows], task.splits.test[: config.test_rows]
     # What finds the threshold must not have fitted the calibrator, or its guarantee would be worth nothing.
     cut = len(held_out) // 2 if config.target_accuracy else len(held_out)
     gold = [task.gold(row) for row in held_out]
@@ -123,9 +124,12 @@ def _command(config: Config) -> str:
 
 
 def _warnings(task: Task, rows: int, config: Config) -> list[str]:
-    few = config.calibration == "isotonic" and rows < _ISOTONIC_ROWS
-    noted = [f"isotonic calibration on {rows} rows: below about {_ISOTONIC_ROWS:,} it overfits; compare it with platt"]
-    return [*task.splits.warnings, *(noted if few else [])]
+    noted = []
+    if config.calibration == "isotonic" and rows < _ISOTONIC_ROWS:
+        noted.append(f"isotonic calibration on {rows} rows: below about {_ISOTONIC_ROWS:,} it overfits; compare it with platt")
+    if config.calibrate_on == "train":
+        noted.append("calibrated on training rows: worth nothing if the model has learned from them")
+    return [*task.splits.warnings, *noted]
 
 
 def _ask(config: Config) -> dict[str, Any]:

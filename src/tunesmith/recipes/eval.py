@@ -71,13 +71,13 @@ def run(config: Config) -> dict[str, Any]:
     Raises:
         UserError: no such task, model or adapter, a prompt that does not fit, or lm-eval is not installed.
     """
+    os.environ.setdefault("TQDM_DISABLE", "1")  # read when lm-eval's progress bars are imported; we show progress ourselves
     from tunesmith.core.memory import peak_gb
     from tunesmith.core.runs import Run
     from tunesmith.recipes._evaluating import own_task, with_lm_eval
     from tunesmith.recipes._models import load, quiet_libraries, use_threads
 
     start = time.monotonic()
-    os.environ.setdefault("TQDM_DISABLE", "1")  # read when lm-eval's progress bars are imported; we show progress ourselves
     quiet_libraries()
     use_threads(config.threads)
     evaluate = own_task(config) if config.task else with_lm_eval(config)

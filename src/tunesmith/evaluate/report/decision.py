@@ -15,7 +15,7 @@ from tunesmith.evaluate.report.template import render
 
 _LABELS = {
     "accuracy": "Accuracy", "ece": "ECE", "ece_equal_mass": "ECE, equal mass", "brier": "Brier", "nll": "NLL", "auroc": "AUROC",
-    "aurc": "AURC",
+    "aurc": "AURC", "coverage_at_95": "Coverage at 95 % right",
 }  # fmt: skip
 
 
