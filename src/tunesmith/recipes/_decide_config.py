@@ -22,7 +22,7 @@ class Config(BaseConfig):
     """instead of text, where the question reads several fields: --fields.premise TEXT --fields.hypothesis TEXT"""
     question: dict[str, Any] | None = None
     """the typed question, for a directory with transformers' decision.json alone, for example
-    '{type: noul, instructions: Is it spam?}'"""
+    '{"type": "noul", "instructions": "Is it spam?"}'"""
     model: str = "smollm2"
     """embedded name, local directory or hub id of a decoder, or the directory of a classifier; for a decision directory,
     where its model is now"""
