@@ -12,7 +12,6 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from tunesmith.core.config import Config as BaseConfig
-from tunesmith.core.errors import UserError
 
 POSITIONAL = "task"
 EXAMPLES = (
@@ -122,8 +121,6 @@ def _write(folder: Path, report: dict[str, Any], samples: list[dict[str, Any]]) 
 def render(report: dict[str, Any]) -> str:
     """Return a table of the results."""
     rows = report["results"]
-    if not rows:
-        raise UserError("nothing was measured")
     wide = max(len(f"{row['task']} {row['metric']}") for row in rows) + 2
     lines = [
         f"{row['task']} {row['metric']}".ljust(wide) + f"{row['value']:.4f}"
