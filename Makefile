@@ -36,7 +36,7 @@ setup: $(STAMP)
 
 # What users install when they want it; the tests want everything.
 $(OPTIONAL): $(STAMP)
-	@$(PIP) install -c constraints.txt -e '.[ray,tracking,eval]'
+	@$(PIP) install -c constraints.txt -e '.[constrain,ray,tracking,eval]'
 	@touch $@
 
 fetch: setup

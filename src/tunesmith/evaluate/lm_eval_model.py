@@ -18,7 +18,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tunesmith.core.errors import UserError
 from tunesmith.models.generate import Sampling, complete
 from tunesmith.models.load import LM
-from tunesmith.models.score import Request, Scored, score_requests
+from tunesmith.models.score import Request, score_requests
 
 Tokens = tuple[int, ...]
 _NEW_TOKENS = 256
@@ -77,7 +77,7 @@ class TunesmithLM(TemplateLM):
         self, requests: Sequence[tuple[Any, Sequence[int], Sequence[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
         pairs = [self._fitted(tuple(context), tuple(continuation)) for _, context, continuation in requests]
-        answers = [(logprob, greedy) for logprob, greedy in self._scored(pairs, "scoring")]
+        answers = self._scored(pairs, "scoring")
         for (asked, _, _), answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("loglikelihood", asked, answer)
         return answers
@@ -110,15 +110,9 @@ class TunesmithLM(TemplateLM):
         return whole[: -len(continuation)], continuation
 
     def _scored(self, pairs: Sequence[tuple[Tokens, Tokens]], title: str) -> list[tuple[float, bool]]:
-        """Return (summed log-probability, whether greedy decoding says it) of each pair; a context is read once."""
-        after: dict[Tokens, dict[Tokens, None]] = {}
-        for context, continuation in pairs:
-            after.setdefault(context, {})[continuation] = None
-        requests = [Request(context, tuple(continuations)) for context, continuations in after.items()]
-        found: dict[tuple[Tokens, Tokens], tuple[float, bool]] = {}
-        for request, scored in zip(requests, score_requests(self.lm, requests, title), strict=True):
-            found.update(_by_pair(request, scored))
-        return [found[pair] for pair in pairs]
+        """Return (summed log-probability, whether greedy decoding says it) of each pair."""
+        requests = [Request(context, (continuation,)) for context, continuation in pairs]
+        return [(scored.logprobs[0], scored.greedy[0]) for scored in score_requests(self.lm, requests, title)]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Continue each context up to a stop string, the end of the text or `max_gen_toks`.
@@ -156,8 +150,3 @@ class TunesmithLM(TemplateLM):
             )
         temperature = float(how.get("temperature", 0.0)) if how.get("do_sample") else 0.0
         return Sampling(new_tokens, temperature, float(how.get("top_p", 1.0)), tuple(s for s in stop if s))
-
-
-def _by_pair(request: Request, scored: Scored) -> dict[tuple[Tokens, Tokens], tuple[float, bool]]:
-    answers = zip(request.continuations, scored.logprobs, scored.greedy, strict=True)
-    return {(request.prompt, continuation): (logprob, greedy) for continuation, logprob, greedy in answers}
