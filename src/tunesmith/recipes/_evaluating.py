@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tunesmith.core.errors import UserError, unknown
 from tunesmith.core.registry import METRICS
@@ -16,10 +16,8 @@ from tunesmith.data.prompts import Prompts
 from tunesmith.data.task import load_task
 from tunesmith.evaluate.answer import Asker
 from tunesmith.models.load import LM
+from tunesmith.recipes._eval_config import Config
 from tunesmith.stats.bootstrap import interval, resample_counts
-
-if TYPE_CHECKING:
-    from tunesmith.recipes.eval import Config
 
 # A row of the report: task, metric, value, low, high, n.
 Results = list[dict[str, Any]]
