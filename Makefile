@@ -36,7 +36,7 @@ setup: $(STAMP)
 
 # What users install when they want it; the tests want everything.
 $(OPTIONAL): $(STAMP)
-	@$(PIP) install -c constraints.txt -e '.[constrain,ray,retrieval,tracking]'
+	@$(PIP) install -c constraints.txt -e '.[constrain,eval,ray,retrieval,tracking]'
 	@touch $@
 
 fetch: setup

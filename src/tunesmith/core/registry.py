@@ -84,9 +84,12 @@ DEMONSTRATIONS = Registry("data/demonstrations", "demonstration choice")
 RETRIEVERS = Registry("retrieval/retrievers", "retriever")
 PEFT = Registry("peft", "peft method")
 OBJECTIVES = Registry("objectives", "objective")
+CALIBRATORS = Registry("evaluate/calibrators", "calibrator")
 ENGINES = Registry("train/engines", "engine")
 TRACKERS = Registry("train/trackers", "tracker")
 ROUTES = Registry("recipes/routes", "route")
 BASELINES = Registry("recipes/baselines", "baseline")
 RECIPES = Registry("recipes", "command")
-ROOMS = (METRICS, SOURCES, DEMONSTRATIONS, RETRIEVERS, PEFT, OBJECTIVES, ENGINES, TRACKERS, ROUTES, BASELINES, RECIPES)
+ROOMS = (
+    METRICS, SOURCES, DEMONSTRATIONS, RETRIEVERS, PEFT, OBJECTIVES, CALIBRATORS, ENGINES, TRACKERS, ROUTES, BASELINES, RECIPES,
+)  # fmt: skip

@@ -122,6 +122,16 @@ class Asker:
         asked = list(zip(items, demonstrations or [()] * len(items), strict=True))
         return single_query_ms(lambda query: self.ask([query[0]], [query[1]]), asked)
 
+    def scores(self, items: Sequence[Example], title: str = "") -> list[dict[str, float]]:
+        """Return per item the score of every label (nats); items need no gold answer.
+
+        Raises:
+            UserError: a prompt does not fit the model; names the row.
+        """
+        ids = [self.prompts.prompt(item)[1] for item in items]
+        self._check_lengths(items, ids)
+        return self.label_logprobs(ids, title)[0]
+
     def label_logprobs(
         self, prompt_ids: Sequence[tuple[int, ...]], title: str = ""
     ) -> tuple[list[dict[str, float]], list[Scored]]:

@@ -17,6 +17,7 @@ from tunesmith.core.registry import BASELINES, METRICS, ROUTES
 from tunesmith.core.runs import Run
 from tunesmith.data.task import Task, load_task
 from tunesmith.evaluate.results import check_comparable
+from tunesmith.metrics import judges_answers
 from tunesmith.models.remote import is_url
 from tunesmith.recipes._child import alone
 from tunesmith.recipes._climb import items_hash
@@ -82,7 +83,7 @@ def prepare(config: Config) -> tuple[dict[str, dict[str, Any]], Task]:
     check_model(config.model)
     _check_trainable(config.model, routes)
     task = load_task(config.task, skip_bad_rows=config.skip_bad_rows)
-    judging = [name for name in METRICS.names() if METRICS.get(name).HIGHER_IS_BETTER]
+    judging = [name for name in METRICS.names() if judges_answers(METRICS.get(name))]
     for metric in task.metrics:
         if metric.replace("_", "-") not in judging:
             raise UserError(f"task '{task.name}': the metric '{metric}' cannot judge answers", f"Use {', '.join(judging)}.")
