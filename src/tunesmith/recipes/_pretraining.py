@@ -67,7 +67,7 @@ def ready(config: Config) -> Ready:
         lm = load_encoder(config.model, "masked_lm", dtype=config.dtype, new_head=True)
     if config.max_length > lm.context_length:
         raise UserError(
-            f"max_length = {config.max_length}, and {config.model} reads at most {lm.context_length}",
+            f"max_length = {config.max_length}, and {config.model} reads at most {lm.context_length} tokens",
             "Set a smaller --max_length.",
         )
     corpus = read_corpus(config, lm.tokenizer)
