@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from tunesmith.core.errors import UserError
@@ -74,8 +75,11 @@ def ready(config: Config) -> Ready:
     if config.objective == "clm":
         return _with(config, lm, corpus, corpus.train, corpus.held_out, full.LEARNING_RATE)
     masking = Masking.of(lm.tokenizer, config.mask_share, config.whole_words)
-    train = MaskedRows(corpus.train, masking, derive(config.seed, "train"))
-    held_out = {name: MaskedRows(rows, masking, derive(config.seed, "held out")) for name, rows in corpus.held_out.items()}
+    train = MaskedRows(corpus.train, masking, derive(config.seed, "train"), corpus.answers)
+    held_out = {
+        name: MaskedRows(rows, masking, derive(config.seed, "held out"), np.full(len(rows), corpus.has_answers(name)))
+        for name, rows in corpus.held_out.items()
+    }
     return _with(config, lm, corpus, train, held_out, _MLM_LEARNING_RATE)
 
 
