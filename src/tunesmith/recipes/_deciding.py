@@ -171,7 +171,7 @@ def _asked(saved: Mapping[str, Any]) -> Task:
     file = validate(TaskFile, {**saved, "data": {}}, "the decision's task")
     words = {label: tuple(several) for label, several in saved["choices"].items()}
     verbalizer = Verbalizer(words, file.aggregate, file.normalise)
-    return Task(file, Template(file.template), verbalizer, (), Splits([], [], []))
+    return Task(file, Template(file.template), verbalizer, (), Splits([], [], []), {})
 
 
 def _row(task: Task, text: str | None, fields: Mapping[str, str]) -> Example:
