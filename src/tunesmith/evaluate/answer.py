@@ -129,7 +129,7 @@ class Asker:
             UserError: a prompt does not fit the model; names the row.
         """
         ids = [self.prompts.prompt(item)[1] for item in items]
-        self._check_lengths(items, ids)
+        self.check_lengths(items, ids)
         return self.label_logprobs(ids, title)[0]
 
     def label_logprobs(

@@ -6,6 +6,7 @@ outlines-core); while an answer grows, only tokens that can still lead to a matc
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import weakref
@@ -49,20 +50,18 @@ class Constraint:
             UserError: no JSON, or a schema with something that has no regular expression; says what.
         """
         try:
-            return cls(_library().json_schema.build_regex_from_schema(json.dumps(json.loads(schema))))
+            return cls(_library("outlines_core.json_schema").build_regex_from_schema(json.dumps(json.loads(schema))))
         except (ValueError, TypeError) as error:
             raise UserError(f"the JSON schema cannot be followed: {error}", "Check it, or use a simpler one.") from None
 
 
-def _library() -> Any:
+def _library(name: str = "outlines_core") -> Any:
     try:
-        import outlines_core
-        import outlines_core.json_schema
+        return importlib.import_module(name)
     except ImportError:
         raise UserError(
             "answers are constrained by the package outlines-core, which is not installed", "pip install 'tunesmith[constrain]'"
         ) from None
-    return outlines_core
 
 
 class Automaton:
