@@ -125,14 +125,20 @@ def test_greedy_is_when_every_token_is_the_models_own(toy: LM) -> None:
     assert scored.logprobs[0] == pytest.approx(sum(scored.token_logprobs[0]))
 
 
-def test_packed_weights_and_trained_ones_give_the_same_scores(smollm2: LM) -> None:
+def test_packed_weights_round_no_worse_than_the_library_and_follow_changes(smollm2: LM) -> None:
     lm = load("smollm2", "bf16")
     requests = requests_for(lm, shared=True)
+    exact = [x for s in score_requests(smollm2, requests) for x in s.logprobs]
+
+    def mean_error() -> float:
+        found = [x for s in score_requests(lm, requests) for x in s.logprobs]
+        return sum(abs(a - b) for a, b in zip(found, exact, strict=True)) / len(exact)
+
+    # Both round to 8 bits, each at other places; neither is nearer to float32 than the other in principle.
     packed = score_requests(lm, requests)
-    with levers.without("packed"):
-        plain_bf16 = score_requests(lm, requests)
-    flat = [[x for s in scored for x in s.logprobs] for scored in (packed, plain_bf16)]
-    assert flat[0] == pytest.approx(flat[1], rel=0.03)
+    error = mean_error()
+    with levers.without("all"):
+        assert error < 2 * mean_error() < 1
     # Changing a weight is noticed, and a weight in training is not packed.
     with torch.no_grad():
         lm.model.base_model.layers[3].mlp.up_proj.weight.mul_(1.5)
