@@ -34,6 +34,26 @@ def with_bos(tokenizer: Any, ids: tuple[int, ...]) -> tuple[int, ...]:
     return (opening, *ids) if wants_one and ids[:1] != (opening,) else ids
 
 
+def token_spans(tokenizer: Any, text: str) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
+    """Tokenise as `token_ids` does, with the characters [start, end) of the text that each token stands for.
+
+    Raises:
+        UserError: the tokenizer does not tell them, as the slow ones of transformers do not.
+    """
+    if not tokenizer.is_fast:
+        raise UserError("this model's tokenizer does not say where its tokens stand in a text", "Use one with a tokenizer.json.")
+    made = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+    return tuple(made.input_ids), [tuple(span) for span in made.offset_mapping]
+
+
+@functools.lru_cache(maxsize=8)
+def framed(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the special tokens that this tokenizer puts before and after a text: [CLS] and [SEP] of BERT."""
+    bare, whole = token_ids(tokenizer, "a"), tuple(tokenizer("a", add_special_tokens=True).input_ids)
+    at = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+    return whole[:at], whole[at + len(bare) :]
+
+
 def encode_text(tokenizer: Any, segments: Sequence[Segment], example_id: str, end: bool = True) -> Encoded:
     """Encode plain segments.
 

@@ -20,6 +20,7 @@ from tunesmith.core.records import BadRow, Example
 from tunesmith.core.registry import METRICS, SOURCES
 from tunesmith.data import formats
 from tunesmith.data._readers import RowProblem, excerpt
+from tunesmith.data.cloze import Pattern
 from tunesmith.data.template import Template
 from tunesmith.data.verbalizer import Aggregate, Normalise, Verbalizer
 
@@ -55,6 +56,9 @@ class TaskFile(Config):
     data: DataSection
     template: str
     """text with {field} slots and {answer} at its end"""
+    patterns: list[str] = []
+    """cloze prompts for masked language models: text with {field} slots and {answer} anywhere; absent = the template and a
+    full stop"""
     choices: dict[str, list[str]] | list[str] | Literal["labels"] | None = None
     """label -> words that stand for it; a list = labels that are their own word; "labels" = those found in train;
     absent = the answer is free text (generation)"""
@@ -117,6 +121,11 @@ class Task:
         """The task's name."""
         return self.file.name
 
+    @property
+    def patterns(self) -> list[Pattern]:
+        """The task's cloze prompts."""
+        return [Pattern(text) for text in self.file.patterns or [f"{self.template.text.rstrip()}."]]
+
     def gold(self, example: Example) -> str:
         """Return the gold label, or the gold text of a generation task.
 
@@ -133,7 +142,7 @@ class Task:
     @property
     def template_hash(self) -> str:
         """Hash of everything that shapes a prompt and how answers become labels."""
-        keys = ("template", "instruction", "separator", "chat", "aggregate", "normalise")
+        keys = ("template", "patterns", "instruction", "separator", "chat", "aggregate", "normalise")
         return text_hash(canonical([self.file.model_dump(include=set(keys)), self.verbalizer and self.verbalizer.words]))
 
 
@@ -194,6 +203,8 @@ def _build(file: TaskFile, folder: Path, skip_bad_rows: bool) -> Task:
         if not parts[name]:
             why = "".join(f"\n  {warning}" for warning in warnings)
             raise UserError(f"task '{file.name}' has no {name} rows{why}", "Give it more rows.")
+    for pattern in file.patterns:
+        Pattern(pattern).check(parts["train"][0].fields)
     return Task(file, template, verbalizer, metrics, Splits(parts["train"], parts["validation"], parts["test"], bad, warnings))
 
 
