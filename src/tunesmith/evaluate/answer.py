@@ -38,9 +38,9 @@ class Answers:
     prompt_tokens: float
 
 
-def scorer_name(prompts: Prompts) -> str:
-    """Name what turns a prompt into an answer; results by different scorers are not compared."""
-    verbalizer = prompts.task.verbalizer
+def scorer_name(task: Task) -> str:
+    """Name what turns a task's prompt into an answer; results by different scorers are not compared."""
+    verbalizer = task.verbalizer
     if verbalizer is None:
         return f"greedy generation of at most {_NEW_TOKENS} tokens, first line"
     return f"log-likelihood of choices, {verbalizer.normalise} normalisation, {verbalizer.aggregate} over words"

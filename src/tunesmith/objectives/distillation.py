@@ -14,9 +14,7 @@ from tunesmith.core.records import WorkedExample
 TEMPERATURE = 2.0
 
 
-def loss(
-    logits: torch.Tensor, teacher: torch.Tensor, temperature: float = TEMPERATURE
-) -> tuple[torch.Tensor, dict[str, float]]:
+def loss(logits: torch.Tensor, teacher: torch.Tensor, temperature: float = TEMPERATURE) -> tuple[torch.Tensor, dict[str, float]]:
     """Return the summed divergence of the student from the teacher, nats.
 
     Args:

@@ -176,7 +176,7 @@ def climb_route(shop: Workshop) -> None:
     entry, parameters = ROUTES.parameters(shop.assignment.route)
     label = entry.label(parameters)
     climbed = entry.climb(shop, parameters)
-    scorer = scorer_name(shop.prompts)
+    scorer = scorer_name(shop.task)
     result = result_of(shop, label, shop.assignment.route["name"], entry.KIND, parameters.model_dump(), climbed, scorer)
     save(shop.folder, result, [p for draw in climbed.draws for p in draw])
 
