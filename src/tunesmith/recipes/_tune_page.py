@@ -1,8 +1,9 @@
-"""`report.html` of `tune`, however the training ends."""
+"""`report.html` of `tune` and `pretrain`, however the training ends."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,12 +12,12 @@ from tunesmith.core.errors import Interrupted, TunesmithError, WorkFailed
 from tunesmith.core.files import write_json, write_manifest, write_text
 from tunesmith.core.memory import peak_gb
 from tunesmith.core.progress import say
+from tunesmith.core.records import Encoded
 from tunesmith.core.runs import read_metrics
 from tunesmith.evaluate.report.training import TrainingReport, write_training_html
 from tunesmith.models.load import LM
-from tunesmith.recipes._rows import Rows
+from tunesmith.recipes import _pretrain_config, _tune_config
 from tunesmith.recipes._samples import sample
-from tunesmith.recipes._tune_config import Config
 
 _SAMPLES = 3
 # How and where a run was made, not what was made.
@@ -29,11 +30,15 @@ class TunePage:
     Args:
         folder: the run's directory, which has its run.json.
         method: what is trained, for people ("lora").
+        rows: what is learned from. warnings: about it.
     """
 
-    def __init__(self, folder: Path, config: Config, method: str, lm: LM, rows: Rows) -> None:
-        self._folder, self._config, self._method, self._warnings = folder, config, method, rows.warnings
-        self._samples = [(e.example_id, sample(lm.tokenizer, e)) for e in rows.train[:_SAMPLES]]
+    def __init__(
+        self, folder: Path, config: _tune_config.Config | _pretrain_config.Config, method: str, lm: LM,
+        rows: Sequence[Encoded], warnings: list[str],
+    ) -> None:  # fmt: skip
+        self._folder, self._config, self._method, self._warnings = folder, config, method, warnings
+        self._samples = [(e.example_id, sample(lm.tokenizer, e)) for e in rows[:_SAMPLES]]
 
     def finish(self, report: dict[str, Any]) -> None:
         """Write `report.html`, `report.json` and the manifest of a run that is done."""
@@ -45,7 +50,7 @@ class TunePage:
         record = json.loads((self._folder / "run.json").read_text(encoding="utf-8"))
         inputs = record["inputs"]
         settings = self._config.model_dump(exclude=_NO_SETTINGS, exclude_defaults=True)
-        made_of = {"model": inputs["model_identity"], "rows": inputs["rows"], "adapter": inputs["adapter_sha256"]}
+        made_of = {"model": inputs["model_identity"], "rows": inputs["rows"], "adapter": inputs.get("adapter_sha256")}
         report = TrainingReport(
             data=Path(self._config.data).name, method=self._method, model=self._config.model, outcome=outcome,
             rows=read_metrics(self._folder), clip_norm=self._config.clip_norm, samples=self._samples, command=record["command"],

@@ -5,8 +5,6 @@ Only the answers count in the loss, divided by the number of counted tokens in t
 
 from __future__ import annotations
 
-import json
-import shlex
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +15,7 @@ from tunesmith.core.memory import peak_gb
 from tunesmith.core.progress import say
 from tunesmith.core.registry import ENGINES
 from tunesmith.core.runs import Run
+from tunesmith.recipes._command import command_of
 from tunesmith.recipes._tune_config import Config
 
 if TYPE_CHECKING:
@@ -91,14 +90,14 @@ def _begin(config: Config) -> tuple[Ready, Run, TunePage]:
     it, engine = ready(config), current()
     if engine.workers == 1:
         require_memory(it.training, it.keeps_best, config.max_memory_gb, it.lm.model)
-    about = {"command": _command(config), "parents": [config.adapter] if config.adapter else []}
+    about = {"command": command_of("tune", config.data, config), "parents": [config.adapter] if config.adapter else []}
     again = engine.rank == 0 and (config.overwrite or not config.resume)
     with engine.first_before_others():
         run = Run(folder_of(config), _inputs(config, it.lm, it.rows), about, again)
     if engine.rank == 0:
         on = f"{it.method_name} on {config.model}, {str(it.lm.dtype).removeprefix('torch.')}"
         say(f"{it.rows.describe()}; training {on}")
-    return it, run, TunePage(run.folder, config, it.method_name, it.lm, it.rows)
+    return it, run, TunePage(run.folder, config, it.method_name, it.lm, it.rows.train, it.rows.warnings)
 
 
 def _with_findings(config: Config, it: Ready) -> Training:
@@ -125,13 +124,6 @@ def _inputs(config: Config, lm: LM, rows: Rows) -> dict[str, Any]:
         "adapter_sha256": sha256(weights) if weights else None,
         "rows": rows.fingerprint,
     }
-
-
-def _command(config: Config) -> str:
-    """Return the command that makes, or goes on with, this run."""
-    given = config.model_dump(exclude_defaults=True, exclude={"data", "overwrite", "resume"})
-    words = [w for k, v in given.items() for w in ("--set", f"{k}={v if isinstance(v, str) else json.dumps(v)}")]
-    return shlex.join(["tunesmith", "tune", config.data, *words])
 
 
 def render(report: dict[str, Any]) -> str:

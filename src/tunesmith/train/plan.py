@@ -196,10 +196,12 @@ def _sample(data: Sequence[Encoded], tokens: int) -> Encoded:
     """A row of this many tokens of which as many count as do in the data: for counting bytes only, never for learning."""
     rows = data[:_SAMPLED_ROWS]
     counted, total = sum(sum(e.loss_mask) for e in rows), sum(map(len, rows))
+    given = [t for e in rows for t in e.targets or ()]
     ids = [i for e in rows for i in e.ids][:tokens]
     ids = (ids * (tokens // len(ids) + 1))[:tokens]
     wanted = max(round(tokens * counted / total), 1)
-    return Encoded(tuple(ids), tuple(i >= tokens - wanted for i in range(tokens)), "sample")
+    targets = tuple((given * (wanted // len(given) + 1))[:wanted]) if given else None
+    return Encoded(tuple(ids), tuple(i >= tokens - wanted for i in range(tokens)), "sample", targets)
 
 
 def _drop_gradient(parameter: torch.Tensor) -> None:
