@@ -21,6 +21,7 @@ from tunesmith.models.load import LM
 from tunesmith.objectives import classification
 from tunesmith.recipes._adapt import train
 from tunesmith.recipes._climb import Workshop
+from tunesmith.recipes._memory import require_memory
 from tunesmith.train.engines.local import LossOf
 from tunesmith.train.fit import Validation
 from tunesmith.train.parameters import FitParameters
@@ -106,18 +107,14 @@ def load_fresh(encoder: str, head: Head, labels: Sequence[str], seed: int) -> LM
     return load_encoder(encoder, head, labels, new_head=head == "classifier")
 
 
-def fit_encoder(
-    lm: LM,
-    loss_of: LossOf,
-    rows: Sequence[Encoded],
-    how: FitParameters,
-    run: Run,
-    seed: int,
-    validation: Validation | None = None,
-) -> Cost:
-    """Train every weight of an encoder and leave it in evaluation mode."""
+def training_of(lm: LM, loss_of: LossOf, rows: Sequence[Encoded], how: FitParameters, seed: int) -> Training:
+    """Put together the training of every weight of an encoder."""
     lm.model.train()
-    training = Training(loss_of, dict(lm.model.named_parameters()), rows, how, seed)
+    return Training(loss_of, dict(lm.model.named_parameters()), rows, how, seed)
+
+
+def fit_encoder(lm: LM, training: Training, run: Run, validation: Validation | None = None) -> Cost:
+    """Train an encoder and leave it in evaluation mode."""
     adapted = train(lm, training, run, validation)
     fitted = adapted.fitted
     return Cost(fitted.steps, fitted.tokens, fitted.seconds, adapted.trained_parameters, fitted.best)
@@ -132,7 +129,11 @@ def steps_for(shop: Workshop, rows: int, epochs: float, least: int, learning_rat
 
 
 def fine_tune(lm: LM, rows: Sequence[Encoded], held_out: Sequence[Encoded], how: FitParameters, run: Run, seed: int) -> Cost:
-    """Fine-tune a classifier on labelled rows; the weights with the best accuracy on held-out rows stay, where there are any."""
+    """Fine-tune a classifier on labelled rows; the weights with the best accuracy on held-out rows stay, where there are any.
+
+    Raises:
+        UserError: it cannot fit into memory.
+    """
 
     def loss_of(batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         assert batch.targets is not None
@@ -143,7 +144,9 @@ def fine_tune(lm: LM, rows: Sequence[Encoded], held_out: Sequence[Encoded], how:
         return float((predicted == torch.tensor([row.targets for row in held_out])[:, 0]).float().mean())
 
     validation = Validation(accuracy, "eval_accuracy", larger_is_better=True) if held_out else None
-    return fit_encoder(lm, loss_of, rows, how, run, seed, validation)
+    training = training_of(lm, loss_of, rows, how, seed)
+    require_memory(training, validation is not None)
+    return fit_encoder(lm, training, run, validation)
 
 
 def open_run(shop: Workshop, folder: Path) -> Run:

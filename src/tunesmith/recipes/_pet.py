@@ -31,7 +31,8 @@ from tunesmith.data.task import Task
 from tunesmith.models.fill import masked_logits
 from tunesmith.models.load import LM
 from tunesmith.objectives import masked_lm, pet
-from tunesmith.recipes._encoder import Cost, fit_encoder, in_order
+from tunesmith.recipes._encoder import Cost, fit_encoder, in_order, training_of
+from tunesmith.recipes._memory import require_memory
 from tunesmith.train.parameters import FitParameters
 
 Logits = NDArray[np.float64]
@@ -39,10 +40,11 @@ Logits = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Labelled:
-    """Rows with the numbers of their classes: gold ones, or what other models said."""
+    """Rows with the numbers of their classes: first the `gold` labelled ones, then those that other models labelled."""
 
     examples: list[Example]
     classes: list[int]
+    gold: int
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,9 @@ class PatternModel:
                 mlm = len(batch.ids) * self._mlm(collate(hidden))
             return pet.loss(logits, batch.targets.to(self.lm.device), mlm, alpha)
 
-        return fit_encoder(self.lm, loss_of, rows, how, run, seed)
+        training = training_of(self.lm, loss_of, rows, how, seed)
+        require_memory(training, keeps_best=False)
+        return fit_encoder(self.lm, training, run)
 
     def _mlm(self, batch: Batch) -> torch.Tensor:
         """Mean loss of hidden tokens, nats."""
@@ -148,7 +152,8 @@ def vote(
     model = make()
     rows, cut = model.rows(labelled.examples, labelled.classes)
     others, more = model.rows(unlabelled, [0] * len(unlabelled))
-    right = in_order(model.label_logits, rows).argmax(-1) == torch.tensor(labelled.classes)
+    gold = labelled.gold
+    right = in_order(model.label_logits, rows[:gold]).argmax(-1) == torch.tensor(labelled.classes[:gold])
     cost = train(model, rows, others)
     logits = in_order(model.label_logits, others, "labelling").double().numpy()
     found = Vote(logits, float(right.float().mean()), cut + more, cost)

@@ -15,7 +15,7 @@ from tunesmith.data.collate import Batch
 from tunesmith.models.load import LM
 from tunesmith.objectives import distillation
 from tunesmith.recipes._climb import Workshop
-from tunesmith.recipes._encoder import Cost, class_logits, encode, fit_encoder, load_fresh, open_run, steps_for
+from tunesmith.recipes._encoder import Cost, class_logits, encode, fit_encoder, load_fresh, open_run, steps_for, training_of
 from tunesmith.recipes._pet import Labelled, Logits, PatternModel, Vote, ensemble, member_seed, rows_to_learn, teachers, vote
 from tunesmith.recipes._repeats import Repeat
 
@@ -46,7 +46,8 @@ def labels_of(shop: Workshop, parameters: Parameters, repeat: Repeat) -> SoftLab
         )
     assert shop.task.verbalizer is not None
     labels = shop.task.verbalizer.labels
-    gold = Labelled(repeat.labelled, [labels.index(shop.task.gold(example)) for example in repeat.labelled])
+    classes = [labels.index(shop.task.gold(example)) for example in repeat.labelled]
+    gold = Labelled(repeat.labelled, classes, len(classes))
     open_run(shop, repeat.folder)
     patterns = shop.task.patterns[: parameters.patterns] * parameters.models
     votes: list[Vote] = []
@@ -74,7 +75,8 @@ def _told(
     weights = [before[i].before if parameters.weights == "accuracy" else 1.0 for i in chosen]
     together = ensemble([before[i].logits for i in chosen], weights)
     more = rows_to_learn(together, gold.classes, generation, parameters.growth, derive(seed, "rows"))
-    return Labelled([*gold.examples, *(unlabelled[i] for i, _ in more)], [*gold.classes, *(label for _, label in more)])
+    examples = [*gold.examples, *(unlabelled[i] for i, _ in more)]
+    return Labelled(examples, [*gold.classes, *(label for _, label in more)], gold.gold)
 
 
 def _vote(
@@ -117,4 +119,5 @@ def distil(shop: Workshop, parameters: Parameters, repeat: Repeat, soft: SoftLab
         return distillation.loss(class_logits(lm, batch), teacher, parameters.temperature)
 
     how = steps_for(shop, len(rows), parameters.distillation_epochs, 1, parameters.distillation_rate)
-    return lm, fit_encoder(lm, loss_of, rows, how, open_run(shop, repeat.folder), derive(repeat.seed, "distil"))
+    training = training_of(lm, loss_of, rows, how, derive(repeat.seed, "distil"))
+    return lm, fit_encoder(lm, training, open_run(shop, repeat.folder))
