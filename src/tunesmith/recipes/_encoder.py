@@ -101,10 +101,12 @@ def in_order(logits_of: Callable[[Batch], torch.Tensor], rows: Sequence[Encoded]
     return torch.cat(found)[back]
 
 
-def load_fresh(encoder: str, head: Head, labels: Sequence[str], seed: int) -> LM:
-    """Load an encoder; a classifier on it is new, and follows from the seed."""
+def load_fresh(shop: Workshop, encoder: str, head: Head, seed: int) -> LM:
+    """Load an encoder in the ladder's precision; a classifier on it is new, and follows from the seed."""
+    assert shop.task.verbalizer is not None
     torch.manual_seed(derive(seed, "head"))
-    return load_encoder(encoder, head, labels, new_head=head == "classifier")
+    labels = shop.task.verbalizer.labels if head == "classifier" else ()
+    return load_encoder(encoder, head, labels, shop.assignment.dtype, new_head=head == "classifier")
 
 
 def training_of(lm: LM, loss_of: LossOf, rows: Sequence[Encoded], how: FitParameters, seed: int) -> Training:

@@ -98,7 +98,7 @@ class PatternModel:
     def label_logits(self, batch: Batch) -> torch.Tensor:
         """Return [B, L]: of each label the mean over its words' logits at the mask."""
         logits = masked_logits(self.lm.model, *batch.tensors(self.lm.device))
-        return pet.label_logits(logits[:, self.words], self.counts)
+        return pet.label_logits(logits[:, self.words].float(), self.counts)
 
     def fit(
         self, rows: list[Encoded], beside: list[Encoded], how: FitParameters, run: Run, seed: int, alpha: float, texts: int

@@ -90,7 +90,7 @@ def _vote(
     folder = repeat.folder / f"generation-{generation + 1}" / f"model-{number + 1}"
 
     def make() -> PatternModel:
-        return PatternModel.of(shop.task, load_fresh(parameters.encoder, "masked_lm", (), seed), pattern)
+        return PatternModel.of(shop.task, load_fresh(shop, parameters.encoder, "masked_lm", seed), pattern)
 
     def train(model: PatternModel, rows: list[Encoded], others: list[Encoded]) -> Cost:
         how = steps_for(shop, len(rows), parameters.epochs, parameters.least_steps, parameters.learning_rate)
@@ -109,8 +109,7 @@ def _notes(shop: Workshop, votes: list[Vote], unlabelled: list[Example]) -> list
 
 def distil(shop: Workshop, parameters: Parameters, repeat: Repeat, soft: SoftLabels) -> tuple[LM, Cost]:
     """Train a classifier to say what the models said together, softened by the temperature."""
-    assert shop.task.verbalizer is not None
-    lm = load_fresh(parameters.encoder, "classifier", shop.task.verbalizer.labels, repeat.seed)
+    lm = load_fresh(shop, parameters.encoder, "classifier", repeat.seed)
     rows = encode(shop.task, lm, soft.examples, soft.logits.argmax(-1).tolist())
     said = {example.id: torch.from_numpy(logits) for example, logits in zip(soft.examples, soft.logits, strict=True)}
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tunesmith.core.errors import UserError
@@ -40,9 +41,16 @@ class Repeat:
     unlabelled: list[Example]
 
 
-def climb_repeats(
-    shop: Workshop, title: str, labelled: int | None, repeats: int, make: Callable[[Repeat], tuple[LM, Cost]]
-) -> Climbed:
+@dataclass(frozen=True)
+class Made:
+    """A trained classifier, what it took, and what is worth saying about it."""
+
+    lm: LM
+    cost: Cost
+    notes: list[str] = field(default_factory=list)
+
+
+def climb_repeats(shop: Workshop, title: str, labelled: int | None, repeats: int, make: Callable[[Repeat], Made]) -> Climbed:
     """Train a classifier on each draw of labelled rows, save it, and let it answer all items.
 
     Args:
@@ -51,28 +59,30 @@ def climb_repeats(
     Raises:
         UserError: there are not so many training rows, or fewer labelled ones than labels.
     """
-    assert shop.task.verbalizer is not None
-    labels = shop.task.verbalizer.labels
     drawn = [_draw(shop, labelled, number) for number in range(repeats)]
-    total, answers, seconds, tokens = Cost(), [], 0.0, 0.0
+    total, notes, answers = Cost(), [], []
+    training = answering = tokens = 0.0
     latency = (0.0, 0.0)
     for number, rows in enumerate(drawn):
         chosen = {row.id for row in rows}
-        folder = shop.folder / f"repeat-{number + 1}"
         seed = derive(shop.seed, shop.assignment.route["name"], number)
-        repeat = Repeat(folder, seed, rows, [row for row in shop.train if row.id not in chosen])
-        lm, cost = _made_once(shop, title, repeat, labels, make)
+        unlabelled = [row for row in shop.train if row.id not in chosen]
+        made, seconds = _made_once(shop, title, Repeat(shop.folder / f"repeat-{number + 1}", seed, rows, unlabelled), make)
         if number == 0:
-            latency = single_query_ms(lambda item, lm=lm: _answer(shop.task, lm, [item], 0), shop.items)
+            tokens = statistics.fmean(map(len, encode(shop.task, made.lm, shop.items)))
+            latency = single_query_ms(lambda item, lm=made.lm: _answer(shop.task, lm, [item], 0), shop.items)
         start = time.perf_counter()
-        predictions = _answer(shop.task, lm, shop.items, number, title)
-        seconds += time.perf_counter() - start
-        tokens += sum(len(row) for row in encode(shop.task, lm, shop.items)) / len(shop.items)
-        answers.append(predictions)
-        total += cost
-    note = f"{total.steps:,} steps on {len(drawn[0]):,} labelled rows" + (f" in each of {repeats} draws" if repeats > 1 else "")
-    notes = [f"{note} ({total.tokens:,} tokens in all, {total.tokens / max(total.seconds, 1e-9):,.0f} tokens/s)"]
-    return Climbed(answers, seconds, tokens / repeats, latency, total.seconds, trained_parameters=total.parameters, notes=notes)
+        answers.append(_answer(shop.task, made.lm, shop.items, number, title))
+        answering += time.perf_counter() - start
+        training += seconds
+        total += made.cost
+        notes += made.notes
+    said = f"{total.steps:,} steps on {len(drawn[0]):,} labelled rows" + (f" in {repeats} draws" if repeats > 1 else "")
+    rate = total.tokens / max(total.seconds, 1e-9)
+    return Climbed(
+        answers, answering, tokens, latency, training, total.parameters,
+        notes=[f"{said}: {total.tokens:,} tokens at {rate:,.0f} tokens/s", *notes],
+    )  # fmt: skip
 
 
 def _draw(shop: Workshop, labelled: int | None, number: int) -> list[Example]:
@@ -89,21 +99,22 @@ def _draw(shop: Workshop, labelled: int | None, number: int) -> list[Example]:
     return choose(shop.train, shop.items[:1], labelled, shop.draw_seed(number), label_of=shop.task.gold)[0]
 
 
-def _made_once(
-    shop: Workshop, title: str, repeat: Repeat, labels: Sequence[str], make: Callable[[Repeat], tuple[LM, Cost]]
-) -> tuple[LM, Cost]:
-    """Train and save a classifier, or load it where that was done before."""
-    record = repeat.folder / "finished.json"
+def _made_once(shop: Workshop, title: str, repeat: Repeat, make: Callable[[Repeat], Made]) -> tuple[Made, float]:
+    """Train and save a classifier, or load it where that was done before; also returns the seconds that training took."""
+    assert shop.task.verbalizer is not None
+    record, start = repeat.folder / "finished.json", time.perf_counter()
     if record.is_file():
-        cost = Cost(**json.loads(record.read_text(encoding="utf-8")))
-        return load_encoder(str(repeat.folder / "model"), "classifier", labels), cost
-    lm, cost = make(repeat)
-    save_artefact(repeat.folder, lm, (full, full.Parameters()), [], title)
-    write_json(record, asdict(cost))
+        said = json.loads(record.read_text(encoding="utf-8"))
+        lm = load_encoder(str(repeat.folder / "model"), "classifier", shop.task.verbalizer.labels, shop.assignment.dtype)
+        return Made(lm, Cost(**said["cost"]), said["notes"]), said["seconds"]
+    made = make(repeat)
+    seconds = time.perf_counter() - start
+    save_artefact(repeat.folder, made.lm, (full, full.Parameters()), [], title)
+    write_json(record, {"cost": asdict(made.cost), "notes": made.notes, "seconds": seconds})
     # What is finished needs no checkpoints, and those of several models would fill a disk.
     for checkpoints in list(repeat.folder.rglob("checkpoints")):
         shutil.rmtree(checkpoints)
-    return lm, cost
+    return made, seconds
 
 
 def _answer(task: Task, lm: LM, items: Sequence[Example], draw: int, title: str = "") -> list[Prediction]:

@@ -44,11 +44,19 @@ def labelled_as(name: str, parameters: Config, usual: Config) -> str:
     values = parameters.model_dump()
     rows = [f"n={values['labelled']}"] if values["labelled"] is not None else []
     others = [
-        f"{key}={Path(value).name if key == 'encoder' else format(value, 'g') if isinstance(value, float) else value}"
+        f"{key}={_short(value)}"
         for key, value in values.items()
         if key not in ("labelled", "repeats") and value != getattr(usual, key)
     ]
     return " ".join([name, *rows, *others])
+
+
+def _short(value: object) -> str:
+    """A number in few digits; a directory without the folders around it, but "runs/x/model" as "x"."""
+    if isinstance(value, str):
+        path = Path(value)
+        return path.parent.name if path.name == "model" and path.parent.name else path.name
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def unsuitable(task: Task) -> str:
@@ -65,16 +73,21 @@ def workload(parameters: Parameters, sizes: Sizes) -> Workload:
 def climb(shop: Workshop, parameters: Parameters) -> Climbed:
     """Fine-tune a classifier on each draw of labelled rows, save it, and ask every item."""
     from tunesmith.core.seeds import derive
-    from tunesmith.recipes._encoder import Cost, encode, fine_tune, load_fresh, open_run, steps_for
-    from tunesmith.recipes._repeats import LM, Repeat, climb_repeats
+    from tunesmith.recipes._encoder import encode, fine_tune, load_fresh, open_run, steps_for
+    from tunesmith.recipes._repeats import Made, Repeat, climb_repeats
 
-    def make(repeat: Repeat) -> tuple[LM, Cost]:
-        assert shop.task.verbalizer is not None
-        lm = load_fresh(parameters.encoder, "classifier", shop.task.verbalizer.labels, repeat.seed)
+    def make(repeat: Repeat) -> Made:
+        lm = load_fresh(shop, parameters.encoder, "classifier", repeat.seed)
         how = steps_for(shop, len(repeat.labelled), parameters.epochs, parameters.least_steps, parameters.learning_rate)
         # Who has only ten labels has no two hundred more to choose weights by.
         held_out = encode(shop.task, lm, shop.validation) if parameters.labelled is None else []
         rows = encode(shop.task, lm, repeat.labelled)
-        return lm, fine_tune(lm, rows, held_out, how, open_run(shop, repeat.folder), derive(repeat.seed, "fit"))
+        cost = fine_tune(lm, rows, held_out, how, open_run(shop, repeat.folder), derive(repeat.seed, "fit"))
+        kept = (
+            f"the weights with the best accuracy on {len(held_out)} validation rows ({cost.best:.3f}) were kept"
+            if cost.best is not None
+            else ""
+        )
+        return Made(lm, cost, [kept] if kept else [])
 
     return climb_repeats(shop, label(parameters), parameters.labelled, parameters.repeats, make)

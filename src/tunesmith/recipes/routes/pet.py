@@ -80,18 +80,12 @@ def workload(parameters: Parameters, sizes: Sizes) -> Workload:
 
 def climb(shop: Workshop, parameters: Parameters) -> Climbed:
     """For each draw of labelled rows: train the patterns' models, let them label the others, distil, and ask every item."""
-    from tunesmith.recipes._encoder import LM, Cost
     from tunesmith.recipes._pet_steps import distil, labels_of
-    from tunesmith.recipes._repeats import Repeat, climb_repeats
+    from tunesmith.recipes._repeats import Made, Repeat, climb_repeats
 
-    notes: list[str] = []
-
-    def make(repeat: Repeat) -> tuple[LM, Cost]:
+    def make(repeat: Repeat) -> Made:
         soft = labels_of(shop, parameters, repeat)
-        notes.extend(soft.notes)
         lm, cost = distil(shop, parameters, repeat, soft)
-        return lm, soft.cost + cost
+        return Made(lm, soft.cost + cost, soft.notes)
 
-    climbed = climb_repeats(shop, label(parameters), parameters.labelled, parameters.repeats, make)
-    climbed.notes.extend(notes)
-    return climbed
+    return climb_repeats(shop, label(parameters), parameters.labelled, parameters.repeats, make)
