@@ -39,7 +39,7 @@ class Answers:
 
 
 def scorer_name(task: Task) -> str:
-    """Name what turns a task's prompt into an answer; results by different scorers are not compared."""
+    """Name what turns a prompt into an answer; results by different scorers are not compared."""
     verbalizer = task.verbalizer
     if verbalizer is None:
         return f"greedy generation of at most {_NEW_TOKENS} tokens, first line"
@@ -85,7 +85,7 @@ class Asker:
         predictions = [
             Prediction(
                 id=item.id, where=item.where, text=shown_text(self.prompts.task, item), prompt=text,
-                prompt_hash=_hash(tokens), scores=scores, predicted=predicted, gold=self._gold(item), valid=valid, draw=draw,
+                prompt_hash=ids_hash(tokens), scores=scores, predicted=predicted, gold=self._gold(item), valid=valid, draw=draw,
             )
             for item, text, tokens, (predicted, scores, valid) in zip(items, texts, ids, said, strict=True)
         ]  # fmt: skip
@@ -206,7 +206,8 @@ def accuracy_on(asker: Asker, items: Sequence[Example]) -> float:
     return sum(p.correct for p in answered) / len(answered)
 
 
-def _hash(ids: Sequence[int]) -> str:
+def ids_hash(ids: Sequence[int]) -> str:
+    """Return the SHA-256 of a prompt's token ids."""
     return hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()
 
 

@@ -88,7 +88,8 @@ class PatternModel:
 
     def rows(self, examples: Sequence[Example], classes: Sequence[int]) -> tuple[list[Encoded], int]:
         """Return rows whose only target is a class, at the mask, and how many tokens were left out of those too long."""
-        clozes = [self.pattern.render(self.lm.tokenizer, example.fields, self.lm.context_length) for example in examples]
+        longest = min(self.lm.context_length, self.lm.tokenizer.model_max_length)
+        clozes = [self.pattern.render(self.lm.tokenizer, example.fields, longest) for example in examples]
         rows = [
             Encoded(cloze.ids, tuple(i in cloze.at for i in range(len(cloze.ids))), example.id, (number,))
             for cloze, example, number in zip(clozes, examples, classes, strict=True)

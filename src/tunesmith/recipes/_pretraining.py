@@ -79,9 +79,7 @@ def ready(config: Config) -> Ready:
     return _with(config, lm, corpus, train, held_out, _MLM_LEARNING_RATE)
 
 
-def _with(
-    config: Config, lm: LM, corpus: Corpus, train: Sequence[Encoded], held_out: Any, learning_rate: float
-) -> Ready:  # fmt: skip
+def _with(config: Config, lm: LM, corpus: Corpus, train: Sequence[Encoded], held_out: Any, learning_rate: float) -> Ready:
     how = config.model_copy(update={"learning_rate": config.learning_rate or learning_rate})
     loss_of = _masked(lm, config) if config.objective == "mlm" else _causal(lm, config)
     lm.model.train()

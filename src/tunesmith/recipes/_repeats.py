@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import statistics
@@ -17,7 +16,7 @@ from tunesmith.core.records import Example
 from tunesmith.core.registry import DEMONSTRATIONS
 from tunesmith.core.seeds import derive
 from tunesmith.data.task import Task
-from tunesmith.evaluate.answer import shown_text, single_query_ms
+from tunesmith.evaluate.answer import ids_hash, shown_text, single_query_ms
 from tunesmith.evaluate.results import Prediction
 from tunesmith.models.encoder import load_encoder
 from tunesmith.models.load import LM
@@ -124,13 +123,9 @@ def _answer(task: Task, lm: LM, items: Sequence[Example], draw: int, title: str 
     logprobs = in_order(lambda batch: class_logits(lm, batch), rows, title).log_softmax(-1).tolist()
     return [
         Prediction(
-            id=item.id, where=item.where, text=shown_text(task, item), prompt=text_of(task, item), prompt_hash=_hash(row.ids),
+            id=item.id, where=item.where, text=shown_text(task, item), prompt=text_of(task, item), prompt_hash=ids_hash(row.ids),
             scores=dict(zip(labels, scores, strict=True)), predicted=labels[max(range(len(labels)), key=scores.__getitem__)],
             gold=task.gold(item), draw=draw,
         )
         for item, row, scores in zip(items, rows, logprobs, strict=True)
     ]  # fmt: skip
-
-
-def _hash(ids: Sequence[int]) -> str:
-    return hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()
