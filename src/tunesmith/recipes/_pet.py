@@ -165,9 +165,8 @@ def vote(
 
 def ensemble(votes: Sequence[Logits], weights: Sequence[float]) -> Logits:
     """Return [U, L] logits of several models together, 1/Z sum of w(p) s_p; all alike where every weight is 0."""
-    w = np.array(weights, np.float64)
-    w = np.ones_like(w) if w.sum() == 0 else w
-    return np.tensordot(w / w.sum(), np.stack(list(votes)), 1)
+    w = np.array(weights if any(weights) else [1.0] * len(weights), np.float64)
+    return np.average(np.stack(list(votes)), axis=0, weights=w)
 
 
 def teachers(pupil: int, models: int, share: float, seed: int) -> list[int]:

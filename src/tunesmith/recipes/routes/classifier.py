@@ -36,17 +36,17 @@ class Parameters(Config):
 
 def label(parameters: Parameters) -> str:
     """Name of the row in the table."""
-    return labelled_as("encoder classifier", parameters, Parameters())
+    return labelled_as("encoder classifier", parameters)
 
 
-def labelled_as(name: str, parameters: Config, usual: Config) -> str:
+def labelled_as(name: str, parameters: Config) -> str:
     """Return a name with how many rows are labelled, and whatever else is not as usual."""
     values = parameters.model_dump()
     rows = [f"n={values['labelled']}"] if values["labelled"] is not None else []
     others = [
         f"{key}={_short(value)}"
         for key, value in values.items()
-        if key not in ("labelled", "repeats") and value != getattr(usual, key)
+        if key not in ("labelled", "repeats") and value != type(parameters).model_fields[key].default
     ]
     return " ".join([name, *rows, *others])
 

@@ -60,7 +60,7 @@ class Parameters(Config):
 
 def label(parameters: Parameters) -> str:
     """Name of the row in the table."""
-    return labelled_as("PET" if parameters.generations == 1 else "iPET", parameters, Parameters())
+    return labelled_as("PET" if parameters.generations == 1 else "iPET", parameters)
 
 
 def unsuitable(task: Task) -> str:
