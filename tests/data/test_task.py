@@ -307,3 +307,24 @@ def test_the_embedded_tasks_load() -> None:
     assert task.verbalizer is not None
     assert task.verbalizer.labels == ["negative", "positive"]
     assert task.splits.warnings == []
+
+
+def test_a_task_has_cloze_patterns_of_its_own_or_its_template(make: Callable[..., Task]) -> None:
+    yaml = f"{BOTH}{TEMPLATE}\nchoices: labels\n"
+    files = {"train": rows(30), "test": rows(9, 500)}
+    plain = make(yaml, **files)
+    assert [p.text for p in plain.patterns] == [f"{plain.template.text}."]
+    own = make(yaml + "patterns: ['Just {answer}! {text}', '{text} It was {answer}.']\n", **files)
+    assert [p.text for p in own.patterns] == ["Just {answer}! {text}", "{text} It was {answer}."]
+    assert own.template_hash != plain.template_hash
+    wrong = error_of(lambda: make(yaml + "patterns: ['{txt} It was {answer}.']\n", **files))
+    assert wrong == "the pattern '{txt} It was {answer}.' uses {txt}, which the row does not have\n  Did you mean 'text'?"
+    assert "needs the slot {answer} exactly once" in error_of(lambda: make(yaml + "patterns: ['{text}']\n", **files))
+
+
+def test_the_embedded_tasks_have_several_patterns() -> None:
+    for name in embedded_tasks():
+        task = load_task(name)
+        assert len({p.text for p in task.patterns}) >= 4
+        for pattern in task.patterns:
+            pattern.check(task.splits.test[0].fields)

@@ -185,7 +185,12 @@ def _shorten(sides: Sequence[_Side], room: int) -> int:
     left = [(side, list(own)) for side in sides for own in side.own]
     if excess > sum(len(own) for _, own in left):
         return -1
-    for _ in range(excess):
+    done = 0
+    while done < excess:
         side, own = max(left, key=lambda one: len(one[1]))
-        side.cut.add(own.pop())
-    return max(excess, 0)
+        start = side.spans[own[-1]][0]
+        # Bytes of one character go together.
+        while own and side.spans[own[-1]][1] > start:
+            side.cut.add(own.pop())
+            done += 1
+    return done

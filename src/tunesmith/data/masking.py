@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from tunesmith.core.encode import framed, token_ids
 from tunesmith.core.errors import UserError
-from tunesmith.core.records import Encoded
+from tunesmith.core.records import Encoded, Example
 from tunesmith.core.seeds import derive
+from tunesmith.data.cloze import Pattern
 from tunesmith.data.collate import VaryingRows
 
 _MASKED, _RANDOM = 0.8, 0.1
@@ -56,11 +57,12 @@ class Masking:
         begins = _word_beginnings(tokenizer) if whole_words else None
         return cls(int(tokenizer.mask_token_id), ordinary, begins, share)
 
-    def masked(self, row: Encoded, seed: int) -> Encoded:
+    def masked(self, row: Encoded, seed: int, whole: bool = False) -> Encoded:
         """Hide some tokens of a row; the same seed hides the same.
 
         Args:
             row: its mask is True at the tokens that may be chosen.
+            whole: hide all of them, each behind [MASK]: the answer in a cloze pattern.
 
         Returns:
             The row with the mask True at the tokens that were chosen, and these as its targets, in order.
@@ -68,10 +70,10 @@ class Masking:
         random = np.random.default_rng(seed)
         ids = np.array(row.ids, np.int64)
         may = np.flatnonzero(row.loss_mask)
-        chosen = self._choose(ids, may, random)
+        chosen = may if whole else self._choose(ids, may, random)
         kind, others = random.random(len(chosen)), random.choice(self.ordinary, len(chosen))
         targets = ids[chosen]
-        ids[chosen] = np.where(kind < _MASKED, self.mask_id, np.where(kind < _MASKED + _RANDOM, others, targets))
+        ids[chosen] = np.where((kind < _MASKED) | whole, self.mask_id, np.where(kind < _MASKED + _RANDOM, others, targets))
         mask = np.zeros(len(ids), bool)
         mask[chosen] = True
         return replace(row, ids=tuple(ids.tolist()), loss_mask=tuple(mask.tolist()), targets=tuple(targets.tolist()))
@@ -94,15 +96,19 @@ class MaskedRows(VaryingRows):
     """Rows masked anew every epoch, each when it is asked for; what is hidden follows from seed, epoch and row number alone.
 
     Args:
-        rows: their mask is True at the tokens that may be chosen (see `encode_document`).
+        rows: their mask is True at the tokens that may be chosen (see `encode_document` and `encode_answer`).
+        whole: [rows] booleans, True for rows of which all of these are hidden; None = no such rows.
     """
 
-    def __init__(self, rows: Sequence[Encoded], masking: Masking, seed: int, epoch: int = 0) -> None:
+    def __init__(
+        self, rows: Sequence[Encoded], masking: Masking, seed: int, whole: NDArray[np.bool_] | None = None, epoch: int = 0
+    ) -> None:
         self.rows, self.masking, self.seed, self.epoch = rows, masking, seed, epoch
+        self.whole = np.zeros(len(rows), bool) if whole is None else whole
 
     def in_epoch(self, epoch: int) -> MaskedRows:
         """Return the rows as they are hidden in an epoch, counted from 0."""
-        return MaskedRows(self.rows, self.masking, self.seed, epoch)
+        return MaskedRows(self.rows, self.masking, self.seed, self.whole, epoch)
 
     @overload
     def __getitem__(self, number: int) -> Encoded: ...
@@ -113,7 +119,7 @@ class MaskedRows(VaryingRows):
         if isinstance(number, slice):
             return [self[i] for i in range(*number.indices(len(self)))]
         place = number if number >= 0 else len(self) + number
-        return self.masking.masked(self.rows[number], derive(self.seed, "mask", self.epoch, place))
+        return self.masking.masked(self.rows[number], derive(self.seed, "mask", self.epoch, place), bool(self.whole[place]))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -140,6 +146,22 @@ def encode_document(tokenizer: Any, text: str, where: str, longest: int) -> list
         )
         for number, piece in enumerate(pieces, 1)
     ]
+
+
+def encode_answer(tokenizer: Any, pattern: Pattern, example: Example, word: str, longest: int) -> Encoded:
+    """Encode a row with the right answer in a pattern's gap; the mask is True at the answer's tokens.
+
+    Args:
+        word: the answer. longest: tokens of a row, special ones included; only fields are shortened.
+
+    Raises:
+        UserError: as `Pattern.render` and `Pattern.word_ids`.
+    """
+    (answer,) = pattern.word_ids(tokenizer, [word])
+    cloze = pattern.render(tokenizer, example.fields, longest, len(answer))
+    first, after = cloze.at[0], cloze.at[-1] + 1
+    ids = (*cloze.ids[:first], *answer, *cloze.ids[after:])
+    return Encoded(ids, tuple(first <= i < after for i in range(len(ids))), example.where)
 
 
 def _word_beginnings(tokenizer: Any) -> NDArray[np.bool_]:

@@ -235,7 +235,7 @@ def _details(chosen: RouteResult, ladder: list[RouteResult], results: Sequence[R
     for r in ladder:
         if len(r.draws) > 1 and max(r.draws) - min(r.draws) >= 0.02:
             spread = f"{min(r.draws):.2f} to {max(r.draws):.2f} over {len(r.draws)} draws"
-            lines.append(f"{r.route} depends on which demonstrations it is shown: {spread}.")
+            lines.append(f"{r.route} depends on the prompts it is asked with: {spread}.")
     astray = [f"{numbers.percent(r.valid)} ({r.route})" for r in ladder if r.kind != "baseline" and r.valid < 0.9]
     if astray:
         lines.append(f"Left to itself, the model would begin with an allowed answer for only {', '.join(astray)} of the items.")

@@ -18,6 +18,8 @@ class Config(FitParameters):
     """mlm hides tokens and predicts them (encoders), clm predicts each token from those before it (decoders)"""
     model: str = ""
     """embedded name, local directory or hub id; absent = minilm for mlm, smollm2 for clm"""
+    learn: Literal["text", "answers", "both"] = "text"
+    """what mlm hides: tokens of the text; or the answers of tasks, each row written into one of its task's patterns; or both"""
     mask_share: float = Field(0.15, gt=0, lt=1)
     """share of a row's tokens that mlm hides"""
     whole_words: bool = False
@@ -44,7 +46,7 @@ class Config(FitParameters):
 
     @model_validator(mode="after")
     def _no_masks_for_clm(self) -> Self:
-        given = sorted({"mask_share", "whole_words"} & self.model_fields_set)
+        given = sorted({"learn", "mask_share", "whole_words"} & self.model_fields_set)
         if given and self.objective == "clm":
             raise ValueError(f"{', '.join(given)} needs --objective mlm")
         if not any(self.sources):

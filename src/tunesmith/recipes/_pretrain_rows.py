@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tunesmith.core.encode import token_ids, with_bos
 from tunesmith.core.errors import UserError, unknown
@@ -16,14 +17,18 @@ from tunesmith.core.files import text_hash
 from tunesmith.core.progress import Progress
 from tunesmith.core.records import BadRow, Encoded, Example
 from tunesmith.data import formats
+from tunesmith.data.cloze import Pattern
 from tunesmith.data.encoded_rows import EncodedRows
-from tunesmith.data.masking import encode_document
+from tunesmith.data.masking import encode_answer, encode_document
 from tunesmith.data.task import embedded_tasks, load_task
 from tunesmith.recipes._pretrain_config import Config
 
 # A paragraph or a line beyond this many characters becomes several documents, so that memory stays bounded.
 _LONGEST_TEXT = 1_000_000
 _TEXT_FILES = (".txt", ".text", ".md")
+_ANSWERS = " answers"
+# What `learn` reads of each source.
+_KINDS = {"text": ("",), "answers": (_ANSWERS,), "both": ("", _ANSWERS)}
 
 
 @dataclass(frozen=True)
@@ -31,15 +36,22 @@ class Corpus:
     """Encoded documents.
 
     Attributes:
-        train: rows of all sources. held_out: source -> rows that are not trained on. documents: source -> how many are.
-        fingerprint: hash of all rows.
+        train: rows of all sources. answers: [rows] booleans, True where only a task's answer is learned, and all of it.
+        held_out: source -> rows that are not trained on; those with answers are a source of their own, "NAME answers".
+        documents: source -> how many are trained on. fingerprint: hash of all rows.
     """
 
     train: EncodedRows
+    answers: NDArray[np.bool_]
     held_out: dict[str, EncodedRows]
     documents: dict[str, int]
     fingerprint: str
     warnings: list[str]
+
+    @staticmethod
+    def has_answers(source: str) -> bool:
+        """Whether a source is a task's answers."""
+        return source.endswith(_ANSWERS)
 
     def describe(self) -> str:
         """Say what there is to learn from."""
@@ -48,9 +60,13 @@ class Corpus:
 
 @dataclass(frozen=True)
 class _Document:
+    """A text, or (`example` is given) a row of a task whose answer is hidden in a pattern."""
+
     where: str
     text: str
     held_out: bool = False
+    pattern: Pattern | None = None
+    example: Example | None = None
 
 
 @dataclass
@@ -69,34 +85,39 @@ def read_corpus(config: Config, tokenizer: Any) -> Corpus:
         UserError: no such task or file, a file without texts, or nothing to train on or to hold out.
     """
     reading = _Reading(config)
-    sources, held, documents = array("I"), array("B"), dict.fromkeys(config.sources, 0)
+    names = [f"{name}{what}" for what in _KINDS[config.learn] for name in config.sources]
+    sources, held, documents = array("I"), array("B"), dict.fromkeys(names, 0)
 
     def rows() -> Iterator[Encoded]:
         with Progress("encoding", total=0, unit="documents") as progress:
-            for number, name in enumerate(config.sources):
+            for name in config.sources:
                 for document in _documents(name, reading):
                     encoded = _encode(config, tokenizer, document)
                     reading.empty += not encoded
-                    documents[name] += bool(encoded) and not document.held_out
-                    sources.extend([number] * len(encoded))
+                    source = name + (_ANSWERS if document.pattern else "")
+                    documents[source] += bool(encoded) and not document.held_out
+                    sources.extend([names.index(source)] * len(encoded))
                     held.extend([document.held_out] * len(encoded))
                     progress.advance(1)
                     yield from encoded
 
     encoded = EncodedRows(rows())
     source, out = np.frombuffer(sources, np.uint32), np.frombuffer(held, np.uint8).astype(bool)
-    held_out = {name: encoded.select(np.flatnonzero(out & (source == i))) for i, name in enumerate(config.sources)}
+    held_out = {name: encoded.select(np.flatnonzero(out & (source == i))) for i, name in enumerate(names)}
     for name, rows_of in held_out.items():
         if not documents[name] or not len(rows_of):
             what = "train on" if not documents[name] else "hold out"
             raise UserError(f"'{name}' has no text to {what}", "Give it more documents; of ten, one is held out.")
     if reading.empty:
         reading.warnings.append(f"{reading.empty:,} documents without a token were left out")
-    train = encoded.select(np.flatnonzero(~out))
-    return Corpus(train, held_out, documents, text_hash(encoded.fingerprint(), str(out.tolist())), reading.warnings)
+    answers = np.array([Corpus.has_answers(name) for name in names])[source[~out]]
+    fingerprint = text_hash(encoded.fingerprint(), str(source.tolist()), str(out.tolist()))
+    return Corpus(encoded.select(np.flatnonzero(~out)), answers, held_out, documents, fingerprint, reading.warnings)
 
 
 def _encode(config: Config, tokenizer: Any, document: _Document) -> list[Encoded]:
+    if document.pattern and document.example:
+        return [encode_answer(tokenizer, document.pattern, document.example, document.text, config.max_length)]
     if config.objective == "mlm":
         return encode_document(tokenizer, document.text, document.where, config.max_length)
     ids = token_ids(tokenizer, document.text)
@@ -111,11 +132,13 @@ def _encode(config: Config, tokenizer: Any, document: _Document) -> list[Encoded
 
 
 def _documents(name: str, reading: _Reading) -> Iterator[_Document]:
-    path = Path(name)
+    path, learn = Path(name), reading.config.learn
     if name in embedded_tasks() or path.suffix in (".yaml", ".yml"):
         yield from _of_task(name, reading)
     elif not path.is_file():
         raise unknown("task", name, embedded_tasks()) if path.suffix == "" else UserError(f"there is no file '{name}'")
+    elif learn != "text":
+        raise UserError(f"'{name}' is a file of texts, which has no answers to learn", "Name tasks, or leave --learn at text.")
     else:
         yield from _of_file(path, reading)
 
@@ -125,9 +148,16 @@ def _of_task(name: str, reading: _Reading) -> Iterator[_Document]:
     reading.warnings += task.splits.warnings
     # The test rows are for other questions, and are never learned from.
     parts = [(task.splits.validation[: reading.config.held_out], True), (task.splits.train[: reading.config.train_rows], False)]
-    for examples, held_out in parts:
-        for example in examples:
-            yield _Document(example.where, "\n".join(str(example.fields[name]) for name in task.template.fields), held_out)
+    rows = [(example, held_out) for examples, held_out in parts for example in examples]
+    if "" in _KINDS[reading.config.learn]:
+        for example, held_out in rows:
+            yield _Document(example.where, "\n".join(str(example.fields[field]) for field in task.template.fields), held_out)
+    if _ANSWERS in _KINDS[reading.config.learn]:
+        if not task.verbalizer:
+            raise UserError(f"the answers of '{name}' are free text, which does not fit into a gap", "Leave --learn at text.")
+        for number, (example, held_out) in enumerate(rows):
+            pattern = task.patterns[number % len(task.patterns)]
+            yield _Document(example.where, task.answer(example), held_out, pattern, example)
 
 
 def _of_file(path: Path, reading: _Reading) -> Iterator[_Document]:

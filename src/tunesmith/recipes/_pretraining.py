@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from tunesmith.core.errors import UserError
@@ -67,15 +68,18 @@ def ready(config: Config) -> Ready:
         lm = load_encoder(config.model, "masked_lm", dtype=config.dtype, new_head=True)
     if config.max_length > lm.context_length:
         raise UserError(
-            f"max_length = {config.max_length}, and {config.model} reads at most {lm.context_length}",
+            f"max_length = {config.max_length}, and {config.model} reads at most {lm.context_length} tokens",
             "Set a smaller --max_length.",
         )
     corpus = read_corpus(config, lm.tokenizer)
     if config.objective == "clm":
         return _with(config, lm, corpus, corpus.train, corpus.held_out, full.LEARNING_RATE)
     masking = Masking.of(lm.tokenizer, config.mask_share, config.whole_words)
-    train = MaskedRows(corpus.train, masking, derive(config.seed, "train"))
-    held_out = {name: MaskedRows(rows, masking, derive(config.seed, "held out")) for name, rows in corpus.held_out.items()}
+    train = MaskedRows(corpus.train, masking, derive(config.seed, "train"), corpus.answers)
+    held_out = {
+        name: MaskedRows(rows, masking, derive(config.seed, "held out"), np.full(len(rows), corpus.has_answers(name)))
+        for name, rows in corpus.held_out.items()
+    }
     return _with(config, lm, corpus, train, held_out, _MLM_LEARNING_RATE)
 
 
