@@ -95,6 +95,14 @@ def test_all_rows_are_used_with_the_best_weights_on_validation_rows(tmp_path: Pa
     assert sum("eval_accuracy" in line for line in log.read_text(encoding="utf-8").splitlines()) == 2
 
 
+def test_activations_can_be_computed_again_instead_of_kept(tmp_path: Path) -> None:
+    task, route = write_task(tmp_path / "task"), "classifier:encoder=toy-bert,labelled=12"
+    kept, again = (
+        climb(task, tmp_path / str(on), route, train={"max_steps": 4, "activation_checkpointing": on})[1] for on in (False, True)
+    )
+    assert [list(p.scores.values()) for p in again] == [pytest.approx(list(p.scores.values()), abs=1e-5) for p in kept]
+
+
 def test_pet_learns_goes_on_where_it_stopped_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = cloze_task(tmp_path / "task")
 

@@ -112,6 +112,8 @@ def load_fresh(shop: Workshop, encoder: str, head: Head, seed: int) -> LM:
 def training_of(lm: LM, loss_of: LossOf, rows: Sequence[Encoded], how: FitParameters, seed: int) -> Training:
     """Put together the training of every weight of an encoder."""
     lm.model.train()
+    if how.activation_checkpointing:
+        lm.model.activation_checkpointing_enable({"use_reentrant": False})
     return Training(loss_of, dict(lm.model.named_parameters()), rows, how, seed)
 
 
