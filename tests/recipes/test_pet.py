@@ -18,9 +18,9 @@ from tunesmith.data.task import Task, load_task
 from tunesmith.models.encoder import load_encoder
 from tunesmith.recipes._encoder import Cost
 from tunesmith.recipes._pet import Labelled, PatternModel, Vote, _open, ensemble, rows_to_learn, teachers
+from tunesmith.recipes._pet_config import Parameters
 from tunesmith.recipes._pet_steps import _told
 from tunesmith.recipes._repeats import Repeat
-from tunesmith.recipes.routes.pet import Parameters
 
 WORDS = "{refund: [A, Z], refund request: [B], delivery delay: [C]}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,10 +16,8 @@ from tunesmith.objectives import distillation
 from tunesmith.recipes._climb import Workshop
 from tunesmith.recipes._encoder import Cost, class_logits, encode, fit_encoder, load_fresh, open_run, steps_for, training_of
 from tunesmith.recipes._pet import Labelled, Logits, PatternModel, Vote, ensemble, member_seed, rows_to_learn, teachers, vote
+from tunesmith.recipes._pet_config import Parameters
 from tunesmith.recipes._repeats import Repeat
-
-if TYPE_CHECKING:
-    from tunesmith.recipes.routes.pet import Parameters
 
 
 @dataclass(frozen=True)
