@@ -28,7 +28,8 @@ HERE = Path(__file__).parent
 # Draws of labelled rows: few rows differ much from draw to draw, a thousand hardly.
 REPEATS = {10: 3, 100: 3, 1000: 1}
 TEST_ROWS = 500
-PET = {"patterns": 2, "unlabelled": 400, "texts": 0, "least_steps": 30, "epochs": 2, "distillation_epochs": 3}
+PLAIN = {"epochs": 2, "least_steps": 40}
+PET = {"patterns": 2, "unlabelled": 300, "texts": 0, "least_steps": 20, "epochs": 1, "distillation_epochs": 2}
 KEPT = (
     *("route", "parameters", "value", "low", "high", "n", "draws", "metrics", "trained_parameters", "seconds"),
     *("evaluation_seconds", "peak_memory_gb", "ms_per_query", "notes"),
@@ -66,7 +67,7 @@ def climb(encoder: str, task: str, sizes: Sequence[int], run_dir: Path, threads:
     routes: list[dict[str, Any]] = []
     for size in sizes:
         shared = {"encoder": encoder, "labelled": size, "repeats": REPEATS.get(size, 1)}
-        routes += [{"name": "classifier", **shared}, {"name": "pet", **shared, **PET}]
+        routes += [{"name": "classifier", **shared, **PLAIN}, {"name": "pet", **shared, **PET}]
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     config = run_dir.with_name(f"{run_dir.name}.yaml")
     settings: dict[str, Any] = {"routes": routes, "baselines": [], "test_rows": TEST_ROWS, "threads": threads}

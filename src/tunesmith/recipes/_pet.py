@@ -112,7 +112,7 @@ class PatternModel:
             assert batch.targets is not None
             logits = self.label_logits(batch)
             mlm = logits.new_zeros(())
-            if texts and open_rows:
+            if texts and alpha:
                 # Torch's generator has a seed of its own at every step of `fit`, so a resumed run draws the same texts.
                 count = texts * len(batch.ids)
                 chosen, seeds = torch.randint(len(open_rows), (count,)), torch.randint(2**62, (count,))
