@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from small_tokenizers import byte_pairs, wordpiece
 
 from tunesmith.core.errors import UserError
-from tunesmith.core.records import Encoded
+from tunesmith.core.records import Encoded, Example
 from tunesmith.core.seeds import derive
+from tunesmith.data.cloze import Pattern
 from tunesmith.data.collate import collate
-from tunesmith.data.masking import MaskedRows, Masking, encode_document
+from tunesmith.data.masking import MaskedRows, Masking, encode_answer, encode_document
 from tunesmith.models.toy import byte_tokenizer
 
 BERT = wordpiece()
@@ -148,3 +149,20 @@ def test_tokenizers_that_cannot_be_masked_are_refused() -> None:
     tokenizer.mask_token = None
     with pytest.raises(UserError, match="this model's tokenizer has no mask token"):
         Masking.of(tokenizer)
+
+
+def test_an_answer_in_a_pattern_is_hidden_whole_and_nothing_else_is() -> None:
+    example = Example("1", {"text": "the film was so good"}, "rows:1")
+    document = encode_answer(BERT, Pattern("{text}. It was {answer}."), example, "unfavorable", 32)
+    read = " ".join(BERT.convert_ids_to_tokens(list(document.ids)))
+    assert read == "[CLS] the film was so good . it was un ##fav ##or ##able . [SEP]"
+    rows = MaskedRows([document, row(40)], Masking.of(BERT), 0, np.array([True, False]))
+    for epoch in range(30):
+        answer, text = rows.in_epoch(epoch)
+        assert " ".join(BERT.convert_ids_to_tokens(list(answer.ids))) == (
+            "[CLS] the film was so good . it was [MASK] [MASK] [MASK] [MASK] . [SEP]"
+        )
+        assert answer.targets == tuple(BERT.convert_tokens_to_ids(["un", "##fav", "##or", "##able"]))
+        assert len(text.targets or ()) == 6
+    short = encode_answer(BERT, Pattern("{text}. It was {answer}."), example, "good", 10)
+    assert " ".join(BERT.convert_ids_to_tokens(list(short.ids))) == "[CLS] the film was . it was good . [SEP]"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tickets import climb_here
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertModel
 
 from tunesmith import cli
@@ -188,6 +189,28 @@ def test_tasks_give_their_training_rows_and_never_their_tests() -> None:
     assert not held & {row.example_id for row in corpus.train}
 
 
+def test_answers_of_tasks_are_learned_in_their_patterns(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"text": f"row {i} is {'up' if i % 2 else 'down'}", "label": "pq"[i % 2]} for i in range(80)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    Path("updown.yaml").write_text(
+        "name: updown\ndata: {train: rows.jsonl}\ntemplate: '{text}: {answer}'\nchoices: labels\n"
+        "patterns: ['{text}: {answer}.', '{answer} for {text}']\n",
+        encoding="utf-8",
+    )
+    words = ["updown.yaml", "--learn", "both", *TOY, "--epochs", "9", "--learning_rate", "3e-3"]
+    code, report, err = run(capsys, *words, "--run_dir", "run")
+    assert code == 0, err
+    text, answers = (report["sources"][name] for name in ("updown.yaml", "updown.yaml answers"))
+    assert text["documents"] == answers["documents"]
+    # Two answers that follow from the text; not knowing which is which would be a perplexity of 2.
+    assert answers["perplexity_after"] < 1.5
+    result, _ = climb_here(Path("updown.yaml"), Path("ladder"), "cloze:encoder=run/model")
+    assert result.value == 1.0
+    assert len(result.draws) == 2
+    untrained, _ = climb_here(Path("updown.yaml"), Path("ladder0"), "cloze:encoder=toy-bert")
+    assert untrained.value < 0.9, "negative control"
+
+
 def test_equal_documents_stay_on_one_side() -> None:
     Path("twice.jsonl").write_text("".join(json.dumps({"text": f"text {i % 20}"}) + "\n" for i in range(60)), encoding="utf-8")
     tokenizer = toy.byte_tokenizer()
@@ -213,6 +236,7 @@ BAD = {
     ),
     "unknown": (lambda: "tweet", "unknown task 'tweet'\n  Did you mean 'tweets'?"),
     "missing": (lambda: "no.txt", "there is no file 'no.txt'"),
+    "no answers": (lambda: texts("n.txt").name, "'n.txt' is a file of texts, which has no answers to learn"),
     "nothing": (lambda: " , ", "pretrain: data names no task and no file"),
 }
 
@@ -220,7 +244,8 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_texts_are_one_clear_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     make, message = BAD[name]
-    code, report, _ = run(capsys, make(), *TOY)
+    extra = ["--learn", "both"] if name == "no answers" else []
+    code, report, _ = run(capsys, make(), *TOY, *extra)
     assert (code, report["error"].startswith(message)) == (2, True), report["error"]
     assert not Path("runs").exists()
 
