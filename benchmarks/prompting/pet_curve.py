@@ -4,7 +4,7 @@ Usage: python benchmarks/prompting/pet_curve.py ENCODER [RUN_DIR] [--task movies
 
 ENCODER is a directory with a masked-language-model head, for instance of
 
-    tunesmith pretrain tweets,products,editorials --objective mlm --model minilm
+    tunesmith pretrain tweets,products,editorials --model minilm --learn answers
 
 It runs one ladder, so every rung answers the same items and finished rungs are not climbed again, and writes
 `pet_curve.json` and `pet_curve.svg` beside this file.
