@@ -1,6 +1,6 @@
 """Measure PET with 10, 100 and 1,000 labels against plain fine-tuning of the same encoder; draw the learning curve.
 
-Usage: python benchmarks/prompting/pet_curve.py ENCODER [RUN_DIR] [--task movies] [--threads 1] [--sizes 10,100,1000]
+Usage: python benchmarks/prompting/pet_curve.py ENCODER [RUN_DIR] [--task movies] [--threads 1] [--sizes 10,100] [--quick]
 
 ENCODER is a directory with a masked-language-model head, for instance of
 
@@ -25,11 +25,18 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-# Draws of labelled rows: few rows differ much from draw to draw, a thousand hardly.
-REPEATS = {10: 3, 100: 3, 1000: 1}
+# Draws of labelled rows (few rows differ much from draw to draw, a thousand hardly), and what each route is told.
+FULL = {
+    "repeats": {10: 3, 100: 3, 1000: 1},
+    "classifier": {},
+    "pet": {"patterns": 3, "unlabelled": 1000, "texts": 1, "least_steps": 30, "epochs": 2},
+}
+QUICK = {
+    "repeats": {10: 3},
+    "classifier": {"epochs": 2, "least_steps": 40},
+    "pet": {"patterns": 2, "unlabelled": 300, "texts": 0, "least_steps": 20, "epochs": 1, "distillation_epochs": 2},
+}
 TEST_ROWS = 500
-PLAIN = {"epochs": 2, "least_steps": 40}
-PET = {"patterns": 2, "unlabelled": 300, "texts": 0, "least_steps": 20, "epochs": 1, "distillation_epochs": 2}
 KEPT = (
     *("route", "parameters", "value", "low", "high", "n", "draws", "metrics", "trained_parameters", "seconds"),
     *("evaluation_seconds", "peak_memory_gb", "ms_per_query", "notes"),
@@ -46,10 +53,11 @@ def main() -> None:
     parser.add_argument("--task", default="movies")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--sizes", default="10,100,1000")
+    parser.add_argument("--quick", action="store_true", help="few unlabelled rows and short trainings, for a first look")
     given = parser.parse_args()
     sizes = [int(size) for size in given.sizes.split(",")]
     run_dir = Path(given.run_dir or Path(tempfile.mkdtemp()) / "pet")
-    report = climb(given.encoder, given.task, sizes, run_dir, given.threads)
+    report = climb(given, sizes, run_dir)
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=HERE).stdout.strip()
     result = {
         "commit": commit, "hardware": {"cores": os.cpu_count(), "machine": platform.machine()},
@@ -62,18 +70,19 @@ def main() -> None:
     (HERE / "pet_curve.svg").write_text(draw(result["routes"], given.task), encoding="utf-8")
 
 
-def climb(encoder: str, task: str, sizes: Sequence[int], run_dir: Path, threads: int | None) -> dict[str, Any]:
+def climb(given: argparse.Namespace, sizes: Sequence[int], run_dir: Path) -> dict[str, Any]:
     """Climb PET and plain fine-tuning with every number of labels; returns the ladder's report."""
+    told: dict[str, Any] = QUICK if given.quick else FULL
     routes: list[dict[str, Any]] = []
     for size in sizes:
-        shared = {"encoder": encoder, "labelled": size, "repeats": REPEATS.get(size, 1)}
-        routes += [{"name": "classifier", **shared, **PLAIN}, {"name": "pet", **shared, **PET}]
+        shared = {"encoder": given.encoder, "labelled": size, "repeats": told["repeats"].get(size, 1)}
+        routes += [{"name": name, **shared, **told[name]} for name in ("classifier", "pet")]
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     config = run_dir.with_name(f"{run_dir.name}.yaml")
-    settings: dict[str, Any] = {"routes": routes, "baselines": [], "test_rows": TEST_ROWS, "threads": threads}
+    settings: dict[str, Any] = {"routes": routes, "baselines": [], "test_rows": TEST_ROWS, "threads": given.threads}
     # JSON is YAML.
     config.write_text(json.dumps({k: v for k, v in settings.items() if v is not None}), encoding="utf-8")
-    command = [sys.executable, "-m", "tunesmith", "ladder", task, "--config", str(config), "--run_dir", str(run_dir)]
+    command = [sys.executable, "-m", "tunesmith", "ladder", given.task, "--config", str(config), "--run_dir", str(run_dir)]
     subprocess.run(command, check=True)
     return json.loads((run_dir / "report.json").read_text(encoding="utf-8"))
 
