@@ -36,7 +36,7 @@ setup: $(STAMP)
 
 # What users install when they want it; the tests want everything.
 $(OPTIONAL): $(STAMP)
-	@$(PIP) install -c constraints.txt -e '.[ray,tracking]'
+	@$(PIP) install -c constraints.txt -e '.[constrain,ray,retrieval,tracking]'
 	@touch $@
 
 fetch: setup
@@ -55,5 +55,5 @@ check: setup
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests/house
 
-bench: fetch
+bench: fetch $(OPTIONAL)
 	@for script in benchmarks/*/run.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

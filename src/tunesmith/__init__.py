@@ -13,10 +13,12 @@ _WHERE = {
     "generate": "tunesmith.models.generate",
     "ladder": "tunesmith.recipes.ladder:run",
     "LadderConfig": "tunesmith.recipes.ladder:Config",
+    "prompt": "tunesmith.recipes.prompt:run",
+    "PromptConfig": "tunesmith.recipes.prompt:Config",
     "tune": "tunesmith.recipes.tune:run",
     "TuneConfig": "tunesmith.recipes.tune:Config",
 }
-__all__ = ["LadderConfig", "TuneConfig", "__version__", "generate", "ladder", "load", "score", "tune"]
+__all__ = ["LadderConfig", "PromptConfig", "TuneConfig", "__version__", "generate", "ladder", "load", "prompt", "score", "tune"]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,10 @@ REQUIRED = {
     "metrics": ("evaluate", "HIGHER_IS_BETTER", "worked_example"),
     "data/sources": ("splits", "LICENCE", "CITATION"),
     "data/demonstrations": ("choose", "worked_example"),
+    "retrieval/retrievers": (
+        *("Parameters", "build", "searcher", "encoder", "log_weights", "UNRELATED"),
+        *("CITATION", "evaluate", "worked_example"),
+    ),
     "peft": ("Parameters", "attach", "SAVES", "LEARNING_RATE"),
     "objectives": ("loss", "evaluate", "worked_example"),
     "train/engines": ("launch",),
@@ -46,7 +50,8 @@ def value_of(room: registry.Registry, entry: ModuleType, inputs: Mapping[str, An
         return entry.evaluate(**inputs)
     vectors = inputs.get("vectors", {})
     items = inputs.get("items", inputs["pool"][:1])
-    functions = {"label_of": lambda row: row.fields["label"], "embed": lambda rows: np.array([vectors[row.id] for row in rows])}
+    embed = lambda rows: np.array([vectors[row.id] for row in rows])  # noqa: E731
+    functions = {"label_of": lambda row: row.fields["label"], "similar": lambda rows, others: embed(rows) @ embed(others).T}
     chosen = entry.choose(inputs["pool"], items, inputs["shots"], 0, **functions)
     return [(row.id, row.fields.get("label")) for row in chosen[0]]
 

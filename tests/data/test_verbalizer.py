@@ -43,6 +43,19 @@ def test_normalisation_by_tokens_changes_the_answer() -> None:
     assert a_token["A"] == pytest.approx(-0.7333, abs=5e-5)
 
 
+def test_what_an_answer_has_without_the_item_is_subtracted() -> None:
+    # Section 5: unconditionally A has -5.2 and B -2.0: A gains 3.0 from the item, B 0.1, though the sum prefers B.
+    words = {"A": ("a b c",), "B": ("b",)}
+    sums, alone = [-0.7 - 0.9 - 0.6, -1.9], [-5.2, -2.0]
+    pmi = Verbalizer(words, normalise="pmi").label_scores(sums, [3, 1], alone)
+    assert pmi == pytest.approx({"A": 3.0, "B": 0.1})
+    # The controls: added instead of subtracted, or without it, B wins; and it cannot be forgotten.
+    assert best(Verbalizer(words, normalise="pmi").label_scores(sums, [3, 1], [-a for a in alone])) == "B"
+    assert best(Verbalizer(words).label_scores(sums, [3, 1], alone)) == "B"
+    with pytest.raises(ValueError, match="without the item"):
+        Verbalizer(words, normalise="pmi").label_scores(sums, [3, 1])
+
+
 def test_characters_are_not_bytes() -> None:
     words = {"A": ("四四",), "B": ("ab",)}
     assert Verbalizer(words, normalise="character").label_scores([-6, -6], [9, 9]) == {"A": -3, "B": -3}

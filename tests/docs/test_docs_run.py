@@ -176,7 +176,9 @@ def known_flags() -> set[str]:
     for verb in RECIPES.names():
         kinds = cli._kinds(RECIPES.get(verb).Config)
         known |= {*kinds, *(name.rpartition(".")[2] for name in kinds)}
-    return known | {f"peft.{key}" for name in PEFT.names() for key in PEFT.get(name).Parameters.model_fields}
+    for part, room in (("peft", PEFT), ("method", ROUTES)):
+        known |= {f"{part}.{key}" for name in room.names() for key in room.get(name).Parameters.model_fields}
+    return known
 
 
 def broken_links(page: Path) -> list[str]:

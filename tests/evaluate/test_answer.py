@@ -156,7 +156,7 @@ def test_a_label_that_begins_another_can_lose_to_it(make: Callable[..., Task], s
     bare = score(smollm2, [(said.prompt, " refund"), (said.prompt, " refund request")])
     assert bare[0] > bare[1]
     trained = Asker(smollm2, Prompts(task, smollm2.tokenizer), trained=True)
-    assert {choice[-1] for choice in trained._choices()} == {smollm2.tokenizer.eos_token_id}
+    assert {choice[-1] for choice in trained.choices()} == {smollm2.tokenizer.eos_token_id}
 
 
 CAPITALS = {"France": "Paris", "Germany": "Berlin", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo", "Russia": "Moscow"}

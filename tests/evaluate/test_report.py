@@ -139,7 +139,7 @@ def attacked() -> LadderReport:
     report = movies(120, rows)
 
     def dirty(p: Prediction) -> Prediction:
-        return replace(p, where=ATTACK, text=ATTACK + p.text, prompt=ATTACK + p.prompt if p.prompt else "")
+        return replace(p, where=ATTACK, text=ATTACK + p.text, prompt=ATTACK + p.prompt if p.prompt else "", sources=(ATTACK,))
 
     results = [replace(r, notes=[ATTACK]) for r in report.results]
     return replace(
@@ -197,6 +197,13 @@ def test_prompts_are_exact() -> None:
     answers = {"zero-shot": [replace(p, prompt=prompt) for p in REPORT.predictions["zero-shot"]]}
     shown = Page(write_html(replace(REPORT, predictions={**REPORT.predictions, **answers})))
     assert prompt in shown.text
+
+
+def test_passages_that_were_read_are_named_beside_the_prompt() -> None:
+    answers = {"zero-shot": [replace(p, sources=("handbook.md#0-35", "tea.txt#0-53")) for p in REPORT.predictions["zero-shot"]]}
+    shown = Page(write_html(replace(REPORT, predictions={**REPORT.predictions, **answers})))
+    assert "rests on handbook.md#0-35, tea.txt#0-53" in shown.text
+    assert "rests on" not in Page(PAGE).text
 
 
 def test_flipped_items_are_those_that_flipped() -> None:

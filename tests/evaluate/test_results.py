@@ -9,7 +9,9 @@ from tunesmith.core.errors import UserError
 from tunesmith.evaluate.results import Forgetting, Prediction, RouteResult, check_comparable, load, save
 
 PREDICTIONS = [
-    Prediction(str(i), f"x:{i}", "ä\n", "prompt", "hash", {"a": -1.5, "b": -2.0}, "a", "ab"[i % 2], i != 1, draw)
+    Prediction(
+        str(i), f"x:{i}", "ä\n", "prompt", "hash", {"a": -1.5, "b": -2.0}, "a", "ab"[i % 2], i != 1, draw, ("a#0-3", "b#4-9")[:i]
+    )
     for draw in range(2)
     for i in range(3)
 ]

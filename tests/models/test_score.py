@@ -2,15 +2,19 @@
 
 import functools
 import random
+from itertools import pairwise
 
 import pytest
 import torch
 
+from tunesmith.core import levers
 from tunesmith.core.encode import token_ids
 from tunesmith.core.errors import UserError
+from tunesmith.models import branches
 from tunesmith.models import score as engine
-from tunesmith.models.load import LM
+from tunesmith.models.load import LM, load
 from tunesmith.models.score import Request, score, score_requests
+from tunesmith.models.trunk import Trunk
 
 CLOSE = 1e-4
 INSTRUCTION = "Say whether a film is liked. Review: I loved every minute of it.\nSentiment: positive\n\nReview: "
@@ -39,18 +43,19 @@ def plain(lm: LM, request: Request) -> tuple[list[float], int]:
     return sums, free
 
 
-def largest_difference(lm: LM, requests: list[Request], **options: bool) -> float:
+def largest_difference(lm: LM, requests: list[Request], left_out: str = "", cache_gb: float = 2.0) -> float:
     """Return how far the engine is from the plain way, over all continuations."""
-    scored = score_requests(lm, requests, **options)
+    with levers.without(*filter(None, [left_out])):
+        scored = score_requests(lm, requests, cache_gb=cache_gb)
     pairs = zip(scored, requests, strict=True)
     return max(abs(a - b) for s, r in pairs for a, b in zip(s.logprobs, plain(lm, r)[0], strict=True))
 
 
-@pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.parametrize("left_out", ["", "prefixes", "decoder", "all"])
 @pytest.mark.parametrize("shared", [True, False])
-def test_scores_are_those_of_one_sequence_at_a_time(lm: LM, shared: bool, share_prefix: bool) -> None:
+def test_scores_are_those_of_one_sequence_at_a_time(lm: LM, shared: bool, left_out: str) -> None:
     requests = requests_for(lm, shared)
-    assert largest_difference(lm, requests, share_prefix=share_prefix) <= CLOSE
+    assert largest_difference(lm, requests, left_out) <= CLOSE
     assert [s.free_choice for s in score_requests(lm, requests)] == [plain(lm, r)[1] for r in requests]
 
 
@@ -61,28 +66,77 @@ def test_equal_prompts_and_prompts_that_begin_others_are_scored_too(toy: LM) -> 
     assert largest_difference(toy, requests[:2]) <= CLOSE
 
 
-def test_without_the_tree_mask_scores_are_wrong(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    def causal(rows: list[engine._Row], longest: int, past: int) -> torch.Tensor:
-        return torch.ones(1, 1, longest, past + longest, dtype=torch.bool).tril(past)
+@pytest.mark.parametrize("left_out", ["", "decoder"])
+def test_without_the_tree_mask_scores_are_wrong(lm: LM, left_out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    causal = lambda group: torch.ones(1, group.longest, group.longest, dtype=torch.bool).tril()  # noqa: E731
+    monkeypatch.setattr(branches.Group, "visible", causal)
+    assert largest_difference(lm, requests_for(lm, shared=True), left_out) > 0.01
 
-    monkeypatch.setattr(engine, "_tree_mask", causal)
-    assert largest_difference(lm, requests_for(lm, shared=True)) > 0.01
+
+def tokens_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that fills with the number of tokens of every forward pass."""
+    read: list[int] = []
+    forward = Trunk.__call__
+    monkeypatch.setattr(Trunk, "__call__", lambda self, ids, *more: read.append(len(ids)) or forward(self, ids, *more))
+    return read
 
 
-def test_the_shared_beginning_is_really_computed_once(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    requests = requests_for(lm, shared=True)
-    shared = engine._common_prefix(requests)
-    assert lm.tokenizer.decode(requests[0].prompt[:shared]).rstrip() == INSTRUCTION.rstrip()
-    read = []
-    forward = type(lm.model.base_model).forward
-    monkeypatch.setattr(
-        type(lm.model.base_model), "forward", lambda self, **given: read.append(given["input_ids"]) or forward(self, **given)
-    )
+def test_what_prompts_share_is_read_once(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests, read = requests_for(lm, shared=True), tokens_read(monkeypatch)
     score_requests(lm, requests)
-    assert [tuple(ids.shape) for ids in read] == [
-        (1, shared),
-        (len(requests), max(engine._row(r, shared).length for r in requests)),
-    ]
+    shared = next(i for i, tokens in enumerate(zip(*(r.prompt for r in requests), strict=False)) if len(set(tokens)) > 1)
+    assert lm.tokenizer.decode(requests[0].prompt[:shared]).rstrip() == INSTRUCTION.rstrip()
+    own = sum(len(r.prompt) - shared + sum(len(c) - 1 for c in r.continuations) for r in requests)
+    assert read == [shared, own]
+
+
+def test_a_tree_of_shared_beginnings_is_read_once_whatever_the_cache_allows(toy: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(1)
+    text = lambda n: tuple(chance.randrange(6, 262) for _ in range(n))  # noqa: E731
+    root, passages = text(40), [text(50) for _ in range(3)]
+    prompts = [root + passage + text(5 + i) for passage in passages for i in range(4)]
+    requests = [Request(prompt, (text(1), text(3))) for prompt in prompts]
+    read = tokens_read(monkeypatch)
+    assert largest_difference(toy, requests) <= CLOSE
+    assert sum(read[:3]) == 40 + 3 * 50 + sum(5 + i + 2 for i in range(4)) * 3
+    assert read[:2] == [40, 150]
+    read.clear()
+    assert largest_difference(toy, requests, cache_gb=1e-9) <= CLOSE
+    # Without room for more, one passage is read and done with before the next.
+    assert read[:3] == [40, 50, sum(5 + i + 2 for i in range(4))]
+
+
+def test_requests_that_repeat_a_prompt_are_one_row(toy: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt, answers, read = tuple(range(70, 100)), [(80, 81), (90,), (80, 82)], tokens_read(monkeypatch)
+    apart = [Request(prompt, (answer,)) for answer in [*answers, answers[0]]]
+    assert largest_difference(toy, apart) <= CLOSE
+    assert read[0] == 30 + 1 + 1
+
+
+def test_greedy_is_when_every_token_is_the_models_own(toy: LM) -> None:
+    ids = [70, 80, 90]
+    with torch.inference_mode():
+        for _ in range(4):
+            ids.append(int(toy.model(torch.tensor([ids])).logits[0, -1].argmax()))
+    own = tuple(ids[3:])
+    [scored] = score_requests(toy, [Request((70, 80, 90), (own, (*own[:3], own[3] ^ 1), own[:1]))])
+    assert scored.greedy == (True, False, True)
+    assert [len(t) for t in scored.token_logprobs] == [4, 4, 1]
+    assert scored.logprobs[0] == pytest.approx(sum(scored.token_logprobs[0]))
+
+
+def test_packed_weights_and_trained_ones_give_the_same_scores(smollm2: LM) -> None:
+    lm = load("smollm2", "bf16")
+    requests = requests_for(lm, shared=True)
+    packed = score_requests(lm, requests)
+    with levers.without("packed"):
+        plain_bf16 = score_requests(lm, requests)
+    flat = [[x for s in scored for x in s.logprobs] for scored in (packed, plain_bf16)]
+    assert flat[0] == pytest.approx(flat[1], rel=0.03)
+    # Changing a weight is noticed, and a weight in training is not packed.
+    with torch.no_grad():
+        lm.model.base_model.layers[3].mlp.up_proj.weight.mul_(1.5)
+    assert score_requests(lm, requests)[0].logprobs != packed[0].logprobs
 
 
 def test_neither_order_nor_neighbours_nor_batches_matter(toy: LM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,3 +198,15 @@ def test_what_does_not_fit_the_context_is_refused_and_not_cut(toy: LM) -> None:
     assert len(score_requests(toy, [Request((70,) * toy.context_length, ((80,),))])) == 1
     with pytest.raises(UserError, match="2049 tokens, and the model was built for 2048"):
         score_requests(toy, [Request((70,) * toy.context_length, ((80,), (80, 81)))])
+
+
+def test_the_log_probability_of_every_token_is_kept(toy: LM) -> None:
+    requests = requests_for(toy, shared=True)
+    for request, scored in zip(requests, score_requests(toy, requests), strict=True):
+        assert [len(each) for each in scored.token_logprobs] == [len(c) for c in request.continuations]
+        assert [sum(each) for each in scored.token_logprobs] == pytest.approx(scored.logprobs, abs=1e-4)
+        # The sums of the beginnings, read one by one, differ by the tokens.
+        longest = request.continuations[0]
+        beginnings = tuple(longest[: i + 1] for i in range(len(longest)))
+        sums = [0.0, *plain(toy, Request(request.prompt, beginnings))[0]]
+        assert scored.token_logprobs[0] == pytest.approx([b - a for a, b in pairwise(sums)], abs=CLOSE)

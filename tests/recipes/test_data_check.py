@@ -32,6 +32,27 @@ def test_a_task_is_shown_as_the_model_reads_it(tmp_path: Path) -> None:
     assert counted == [[answer.strip("«»")]]
 
 
+def test_templates_that_lean_and_columns_nobody_reads_are_said(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", [{**row, "channel": "mail", "when": 3} for row in rows(40, 1)])
+    names = "name: t\ndata: {train: rows.jsonl}\nchoices: {refund: refund, refund request: wish, delivery delay: late}\n"
+    yaml = names + 'templates: ["{text} ({channel}) {answer}", "Late? {text} {answer}"]\n'
+    (tmp_path / "t.yaml").write_text(yaml, encoding="utf-8")
+    said = checked(tmp_path / "t.yaml")["warnings"]
+    assert said[-2:] == ("template '2' says the choice 'late' once and 'refund' never: it leans", "no template uses 'when'")
+
+
+def test_jinja_is_shown_as_it_is_rendered(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", rows(40, 1))
+    yaml = "name: t\ndata: {train: rows.jsonl}\ntemplate: '{{ text|upper }} Why? ||| {{ label }}'\n"
+    (tmp_path / "t.yaml").write_text(yaml + "answer_choices: refund ||| refund request ||| delivery delay\n", encoding="utf-8")
+    report = checked(tmp_path / "t.yaml", samples=1)
+    assert marked(report)[0].startswith("HOLA, ")
+    assert " WHY?" not in marked(report)[0]
+    assert "Why?« " in marked(report)[0]
+    assert report["splits"]["train"]["labels"] == {"refund": 14, "delivery delay": 13, "refund request": 13}
+    assert report["splits"]["train"]["duplicates"] == 0
+
+
 def test_a_file_of_text_and_label_is_shown_as_the_ladder_would_use_it(tmp_path: Path) -> None:
     report = checked(write_rows(tmp_path / "rows.jsonl", rows(40, 1)))
     assert len(marked(report)) == 2

@@ -30,7 +30,7 @@ ROUTES = ["--routes", "zero-shot,few-shot,calibrated,lora", "--ranks", "2", "--b
 ROW = {
     "route", "name", "kind", "parameters", "metric", "value", "low", "high", "n", "draws", "metrics", "valid",
     "trained_parameters", "seconds", "evaluation_seconds", "peak_memory_gb", "tokens_per_query", "ms_per_query", "p50_ms",
-    "p95_ms", "price_per_1000", "forgetting", "items_hash", "template_hash", "scorer", "notes", "reference",
+    "p95_ms", "price_per_1000", "forgetting", "items_hash", "template_hash", "scorer", "notes", "reference", "templates",
 }  # fmt: skip
 REPORT = {
     "status", "run_dir", "seconds", "wall_seconds", "peak_memory_gb", "warnings", "routes", "best", "verdict", "task",
@@ -253,7 +253,7 @@ def test_a_damaged_result_is_named(copy: LadderConfig, name: str, content: str) 
 
 def test_a_route_that_fails_leaves_the_others_be(copy: LadderConfig) -> None:
     """Fifty demonstrations do not fit into the toy model's 2,048 tokens, and everything else is finished."""
-    report = ladder.run(changed(copy, routes=[*copy.routes, "few-shot:shots=50"]))
+    report = ladder.run(changed(copy, routes=[*copy.routes, "few-shot:shots=50,drop_shots=false"]))
     assert "its prompt has" in report["skipped"]["50-shot"]
     assert "toy-llama reads at most 2,048" in report["skipped"]["50-shot"]
     assert len(report["routes"]) == 6
@@ -261,7 +261,11 @@ def test_a_route_that_fails_leaves_the_others_be(copy: LadderConfig) -> None:
 
 def test_what_the_first_route_cannot_take_ends_the_ladder(climb: Climb, tmp_path: Path) -> None:
     config = LadderConfig(
-        task=str(climb.task), run_dir=str(tmp_path / "run"), routes=["few-shot:shots=50", "zero-shot"], baselines=[], **SMALL
+        task=str(climb.task),
+        run_dir=str(tmp_path / "run"),
+        routes=["few-shot:shots=50,drop_shots=false", "zero-shot"],
+        baselines=[],
+        **SMALL,
     )
     said = error_of(config)
     assert said.startswith("test.jsonl:")

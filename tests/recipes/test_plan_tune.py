@@ -23,7 +23,8 @@ ADAPTER = "adapter/adapter_model.safetensors"
 DOCUMENTED = {
     "status", "recipe", "run_dir", "model", "peft", "rows", "over_long", "tokens", "supervised_tokens", "histogram", "max_length",
     "tokens_per_micro_batch", "steps", "trained_parameters", "fits", "peak_memory_gb", "available_gb", "settings_that_fit",
-    "seconds", "tokens_per_second", "loading_seconds", "disk_gb", "checkpoint_gb", "artefact_gb", "warnings",
+    "seconds", "tokens_per_second", "loading_seconds", "disk_gb",
+    "evaluation_seconds", "checkpoint_gb", "artefact_gb", "warnings",
 }  # fmt: skip
 
 

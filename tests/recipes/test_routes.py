@@ -57,7 +57,7 @@ def test_every_route_shows_the_same_draws(together: dict) -> None:
 def test_calibrated_is_the_same_whether_scores_are_shared_or_asked_anew(task: Path, together: dict, tmp_path: Path) -> None:
     shared, alone = together["calibrated"], climb_here(task, tmp_path, "calibrated")
     assert "scores shared with 2-shot" in shared[0].notes[0]
-    assert alone[0].notes == []
+    assert not [note for note in alone[0].notes if "shared" in note]
     assert alone[0].draws == shared[0].draws
     for one, other in zip(shared[1], alone[1], strict=True):
         assert (one.predicted, one.prompt_hash, one.draw, one.gold) == (
@@ -74,7 +74,7 @@ def test_calibrated_is_the_same_whether_scores_are_shared_or_asked_anew(task: Pa
 def test_scores_of_other_draws_are_not_shared(task: Path, tmp_path: Path) -> None:
     climb_here(task, tmp_path, "few-shot")
     result, predictions = climb_here(task, tmp_path, "calibrated", draws=3)
-    assert result.notes == []
+    assert not [note for note in result.notes if "shared" in note]
     assert len(by_draw(predictions)) == len(result.draws) == 3
 
 

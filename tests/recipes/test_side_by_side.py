@@ -18,7 +18,7 @@ from tunesmith.core.errors import UserError
 from tunesmith.evaluate.results import load
 from tunesmith.recipes import ladder
 from tunesmith.recipes._ladder_config import LadderConfig
-from tunesmith.recipes._orchestrate import _assignment, folder_of
+from tunesmith.recipes._orchestrate import assignment_of, folder_of
 from tunesmith.recipes._side_by_side import climb_side_by_side
 from tunesmith.train.engines import ray as engine
 
@@ -86,7 +86,7 @@ def test_a_signal_stops_all_routes_and_nothing_counts_as_failed(tmp_path: Path) 
 @pytest.mark.usefixtures("cluster")
 def test_a_route_that_fits_no_machine_is_not_begun(tmp_path: Path) -> None:
     config = LadderConfig(task=str(write_task(tmp_path / "task")), **SMALL)
-    assignment = _assignment(config, tmp_path / "run" / "zero-shot", {"name": "zero-shot"}, [])
+    assignment = assignment_of(config, tmp_path / "run" / "zero-shot", {"name": "zero-shot"}, [])
     failures = climb_side_by_side({"zero-shot": assignment}, {"zero-shot": 1e6}, None)
     assert "needs about 1000000.0 GB" in failures["zero-shot"].message
     assert not (tmp_path / "run").exists()

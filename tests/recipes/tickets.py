@@ -46,7 +46,9 @@ def write_task(folder: Path, train: int = 60, test: int = 12) -> Path:
     return folder / "tickets.yaml"
 
 
-def climb_here(task: Path, run_folder: Path, route: str, **settings: Any) -> tuple[RouteResult, list[Prediction]]:
+def climb_here(
+    task: Path, run_folder: Path, route: str | dict[str, Any], **settings: Any
+) -> tuple[RouteResult, list[Prediction]]:
     """Climb one route (or, where `route` is "", the baselines) as the ladder's process does, in this one."""
     config = LadderConfig(task=str(task), routes=[route] if route else [], **{**SMALL, **settings})
     if route:

@@ -114,6 +114,7 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    import bm25s  # noqa: F401
     import torch
     import transformers.models.llama.modeling_llama  # noqa: F401  so that a child has nothing left to import
 

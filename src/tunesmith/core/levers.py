@@ -13,6 +13,8 @@ from tunesmith.core.errors import UserError, near_miss
 
 LEVERS = {
     "decoder": "on a CPU, blocks of the Llama family run as a few whole operations instead of many small ones",
+    "packed": "weights that are not trained are laid out once for the processor's matrix units, for scoring and generating",
+    "prefixes": "what prompts share at their beginning is read once",
     "padding": "work token by token is done for real tokens only",
     "head": "gradients of logits are made piece by piece in the forward pass",
     "pages": "memory comes in huge pages",

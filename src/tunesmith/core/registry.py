@@ -62,26 +62,26 @@ class Registry:
         """
         from tunesmith.core.config import parse_value, validate
 
-        if isinstance(spec, str):
-            name, _, rest = spec.partition(":")
-            given: dict[str, Any] = {}
-            for pair in filter(None, rest.split(",")):
-                key, equals, value = pair.partition("=")
-                if not equals:
-                    raise UserError(f"cannot read '{pair}' in {self.kind} '{spec}'", "Write it as name:key=value,key=value.")
-                given[key.strip()] = parse_value(value)
-        else:
-            given = dict(spec)
-            name = given.pop("name", "")
-            if not name or not isinstance(name, str):
-                raise UserError(f"a {self.kind} needs a name", f"Known: {', '.join(self.names())}.")
+        given = {"name": spec} if isinstance(spec, str) else dict(spec)
+        named = given.pop("name", "")
+        # Parameters may stand in the name and beside it: --peft lora:alpha=16 --peft.rank 8.
+        name, _, rest = (named if isinstance(named, str) else "").partition(":")
+        if not name:
+            raise UserError(f"a {self.kind} needs a name", f"Known: {', '.join(self.names())}.")
+        inner: dict[str, Any] = {}
+        for pair in filter(None, rest.split(",")):
+            key, equals, value = pair.partition("=")
+            if not equals:
+                raise UserError(f"cannot read '{pair}' in {self.kind} '{named}'", "Write it as name:key=value,key=value.")
+            inner[key.strip()] = parse_value(value)
         entry = self.get(name)
-        return entry, validate(entry.Parameters, given, f"{self.kind} '{name}'")
+        return entry, validate(entry.Parameters, {**inner, **given}, f"{self.kind} '{name}'")
 
 
 METRICS = Registry("metrics", "metric")
 SOURCES = Registry("data/sources", "data source")
 DEMONSTRATIONS = Registry("data/demonstrations", "demonstration choice")
+RETRIEVERS = Registry("retrieval/retrievers", "retriever")
 PEFT = Registry("peft", "peft method")
 OBJECTIVES = Registry("objectives", "objective")
 ENGINES = Registry("train/engines", "engine")
@@ -89,4 +89,4 @@ TRACKERS = Registry("train/trackers", "tracker")
 ROUTES = Registry("recipes/routes", "route")
 BASELINES = Registry("recipes/baselines", "baseline")
 RECIPES = Registry("recipes", "command")
-ROOMS = (METRICS, SOURCES, DEMONSTRATIONS, PEFT, OBJECTIVES, ENGINES, TRACKERS, ROUTES, BASELINES, RECIPES)
+ROOMS = (METRICS, SOURCES, DEMONSTRATIONS, RETRIEVERS, PEFT, OBJECTIVES, ENGINES, TRACKERS, ROUTES, BASELINES, RECIPES)

@@ -6,30 +6,27 @@ The same object gives training rows, evaluation items, the few-shot pool and (la
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from tunesmith.core.config import Config, read_yaml, validate
 from tunesmith.core.errors import UserError, unknown
 from tunesmith.core.files import canonical, text_hash
 from tunesmith.core.records import BadRow, Example
 from tunesmith.core.registry import METRICS, SOURCES
-from tunesmith.data import formats
+from tunesmith.data import _templates, formats
 from tunesmith.data._readers import RowProblem, excerpt
+from tunesmith.data._split import split
 from tunesmith.data.cloze import Pattern
 from tunesmith.data.template import Template
 from tunesmith.data.verbalizer import Aggregate, Normalise, Verbalizer
 
 _TASKS = Path(__file__).parent / "tasks"
-_TEST_SHARE = 0.2
-_VALIDATION_SHARE = 0.1
-_LARGEST_VALIDATION = 500
 _MOST_LABELS = 200
-_FEW = 10
 _ANSWERS = ("answer", "completion", "output", "target", "label")
 
 
@@ -55,7 +52,11 @@ class TaskFile(Config):
     description: str = ""
     data: DataSection
     template: str
-    """text with {field} slots and {answer} at its end"""
+    """text with {field} slots and {answer} at its end, or PromptSource's Jinja: input ||| target"""
+    templates: dict[str, str] | list[str] | None = None
+    """instead of template: several, in a list or by name; the first is the task's, and prompting can report all"""
+    answer_choices: str | None = None
+    """for Jinja: the allowed answers, separated by |||, as PromptSource has them; templates see them as answer_choices"""
     patterns: list[str] = []
     """cloze prompts for masked language models: text with {field} slots and {answer} anywhere; absent = the template and a
     full stop"""
@@ -74,6 +75,25 @@ class TaskFile(Config):
     """first = the one routes are judged by; absent = accuracy and macro_f1, or exact_match for generation"""
     aggregate: Aggregate = "max"
     normalise: Normalise = "none"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_template(cls, values: Any) -> Any:
+        several = values.get("templates") if isinstance(values, dict) else None
+        if several is None:
+            return values
+        texts = list(several.values()) if isinstance(several, dict) else several
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+            raise ValueError("templates must be a list of texts, or a name for each text, and at least one")
+        if values.setdefault("template", texts[0]) != texts[0]:
+            raise ValueError("give template or templates, not both; the first of templates is the task's")
+        return values
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The templates' texts by name; those without are numbered."""
+        several = self.templates if self.templates is not None else [self.template]
+        return several if isinstance(several, dict) else {str(at): text for at, text in enumerate(several, 1)}
 
     @field_validator("choices", mode="before")
     @classmethod
@@ -107,6 +127,7 @@ class Task:
     """A task whose template, verbalizer and metrics have been checked.
 
     Attributes:
+        template: what fills a prompt, the first of `templates` (name -> template).
         verbalizer: None for a generation task.
     """
 
@@ -115,6 +136,7 @@ class Task:
     verbalizer: Verbalizer | None
     metrics: tuple[str, ...]
     splits: Splits
+    templates: Mapping[str, Template] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -142,8 +164,13 @@ class Task:
     @property
     def template_hash(self) -> str:
         """Hash of everything that shapes a prompt and how answers become labels."""
-        keys = ("template", "patterns", "instruction", "separator", "chat", "aggregate", "normalise")
-        return text_hash(canonical([self.file.model_dump(include=set(keys)), self.verbalizer and self.verbalizer.words]))
+        keys = {"template", "patterns", "instruction", "separator", "chat", "aggregate", "normalise"}
+        keys |= {key for key in ("templates", "answer_choices") if getattr(self.file, key) is not None}
+        return text_hash(canonical([self.file.model_dump(include=keys), self.verbalizer and self.verbalizer.words]))
+
+    def with_template(self, name: str) -> Task:
+        """Return the same task asked by another of its templates."""
+        return replace(self, file=self.file.model_copy(update={"template": self.file.texts[name]}), template=self.templates[name])
 
 
 def load_task(name: str, *, skip_bad_rows: bool = False) -> Task:
@@ -184,28 +211,62 @@ def _task_of_rows(path: Path) -> TaskFile:
 
 
 def _build(file: TaskFile, folder: Path, skip_bad_rows: bool) -> Task:
-    template = Template(file.template)
-    metrics = tuple(file.metrics or (["accuracy", "macro_f1"] if file.choices is not None else ["exact_match"]))
+    templates = _templates.build(file.texts)
+    template = next(iter(templates.values()))
+    metrics = tuple(file.metrics or (["accuracy", "macro_f1"] if _has_choices(file) else ["exact_match"]))
     for metric in metrics:
         METRICS.get(metric)
     bad: list[BadRow] = []
     warnings: list[str] = []
     parts = _read(file, folder, skip_bad_rows, bad, warnings)
-    parts = {name: _sifted(file, template, None, rows, skip_bad_rows, bad) for name, rows in parts.items()}
+    if _templates.is_jinja(file.template):
+        file, parts = _rendered(file, parts, skip_bad_rows, bad)
+    elif file.answer_choices is not None:
+        raise UserError(
+            f"task '{file.name}' has answer_choices and no Jinja template", "Give 'choices', or write input ||| target."
+        )
+    parts = {name: _sifted(file, templates, None, rows, skip_bad_rows, bad) for name, rows in parts.items()}
     verbalizer = _verbalizer(file, parts["train"])
     if verbalizer:
-        parts = {name: _sifted(file, template, verbalizer, rows, skip_bad_rows, bad) for name, rows in parts.items()}
+        parts = {name: _sifted(file, templates, verbalizer, rows, skip_bad_rows, bad) for name, rows in parts.items()}
+    warnings += _templates.lint(file.texts, verbalizer)
     if bad:
         warnings.append(f"{len(bad):,} unusable rows were left out; the first: {bad[0].where}: {bad[0].reason}")
     if not file.data.source:
-        parts = _split(template, parts, warnings)
+        parts = split(template, parts, warnings)
     for name in ("train", "test"):
         if not parts[name]:
             why = "".join(f"\n  {warning}" for warning in warnings)
             raise UserError(f"task '{file.name}' has no {name} rows{why}", "Give it more rows.")
     for pattern in file.patterns:
         Pattern(pattern).check(parts["train"][0].fields)
-    return Task(file, template, verbalizer, metrics, Splits(parts["train"], parts["validation"], parts["test"], bad, warnings))
+    splits = Splits(parts["train"], parts["validation"], parts["test"], bad, warnings)
+    return Task(file, template, verbalizer, metrics, splits, templates)
+
+
+def _has_choices(file: TaskFile) -> bool:
+    return file.choices is not None or file.answer_choices is not None
+
+
+def _rendered(
+    file: TaskFile, parts: dict[str, list[Example]], skip_bad_rows: bool, bad: list[BadRow]
+) -> tuple[TaskFile, dict[str, list[Example]]]:
+    """Render Jinja templates into fields of the rows; from then on the task is like any other, its answer in `target`."""
+    if file.answer or (file.choices is not None and file.answer_choices is not None):
+        given = "answer" if file.answer else "choices"
+        raise UserError(f"task '{file.name}': a Jinja template says its target, so '{given}' would be ignored", "Leave it out.")
+    whole = [row for rows in parts.values() for row in rows]
+    found, choices = _templates.rendered_rows(file.texts, file.answer_choices, whole)
+    update: dict[str, Any] = {"answer": _templates.TARGET}
+    if file.answer_choices is not None:
+        update["choices"] = choices
+    made: dict[str, list[Example]] = {}
+    at = 0
+    for name, rows in parts.items():
+        here, at = found[at : at + len(rows)], at + len(rows)
+        _set_aside(rows, [one if isinstance(one, str) else "" for one in here], skip_bad_rows, bad)
+        made[name] = [one for one in here if isinstance(one, Example)]
+    return file.model_copy(update=update), made
 
 
 def _read(file: TaskFile, folder: Path, skip_bad_rows: bool, bad: list[BadRow], warnings: list[str]) -> dict[str, list[Example]]:
@@ -231,27 +292,35 @@ def _read(file: TaskFile, folder: Path, skip_bad_rows: bool, bad: list[BadRow], 
 
 
 def _sifted(
-    file: TaskFile, template: Template, verbalizer: Verbalizer | None, examples: list[Example], skip_bad_rows: bool,
-    bad: list[BadRow],
+    file: TaskFile, templates: Mapping[str, Template], verbalizer: Verbalizer | None, examples: list[Example],
+    skip_bad_rows: bool, bad: list[BadRow],
 ) -> list[Example]:  # fmt: skip
     """Return the rows that fit the task; the others are an error, or are added to `bad`."""
-    problems = [_problem(file, template, verbalizer, example) for example in examples]
+    problems = [_problem(file, templates, verbalizer, example) for example in examples]
+    _set_aside(examples, problems, skip_bad_rows, bad)
+    return [e for e, problem in zip(examples, problems, strict=True) if not problem]
+
+
+def _set_aside(examples: list[Example], problems: list[str], skip_bad_rows: bool, bad: list[BadRow]) -> None:
+    """Add the rows with a problem to `bad`, or raise an error about the first."""
     unfit = [BadRow(e.where, p, excerpt(canonical(e.fields))) for e, p in zip(examples, problems, strict=True) if p]
     if unfit and (not skip_bad_rows or len(unfit) == len(examples)):
         others = f" (and {len(unfit) - 1:,} more rows)" if len(unfit) > 1 else ""
         fix = "Correct the rows, or go on without them: --skip_bad_rows." if len(unfit) < len(examples) else ""
         raise UserError(f"{unfit[0].where}: {unfit[0].reason}{others}", fix)
     bad += unfit
-    return [e for e, problem in zip(examples, problems, strict=True) if not problem]
 
 
-def _problem(file: TaskFile, template: Template, verbalizer: Verbalizer | None, example: Example) -> str:
+def _problem(file: TaskFile, templates: Mapping[str, Template], verbalizer: Verbalizer | None, example: Example) -> str:
     """Say why a row cannot be used; "" = it can."""
+    which = ""
     try:
-        template.prompt(example.fields)
-        gold = _gold(file, example)
+        for name, template in templates.items():
+            which = f"template '{name}': " if len(templates) > 1 else ""
+            template.prompt(example.fields)
+        which, gold = "", _gold(file, example)
     except UserError as error:
-        return f"{error.message}. {error.fix}".rstrip(". ")
+        return f"{which}{error.message}. {error.fix}".rstrip(". ")
     if verbalizer and gold not in verbalizer.words:
         return f"label '{gold}' is not one of the task's choices: {', '.join(verbalizer.labels)}"
     return ""
@@ -282,7 +351,7 @@ def _verbalizer(file: TaskFile, train: Sequence[Example]) -> Verbalizer | None:
 
 
 def _gold(file: TaskFile, example: Example) -> str:
-    field_name = _answer_field(file, example.fields)
+    field_name = answer_field(file, example.fields)
     value = example.fields[field_name]
     try:
         label = formats.label_text(value)
@@ -291,7 +360,12 @@ def _gold(file: TaskFile, example: Example) -> str:
     return label if file.choices is not None or not isinstance(value, str) else value
 
 
-def _answer_field(file: TaskFile, fields: Mapping[str, Any]) -> str:
+def answer_field(file: TaskFile, fields: Mapping[str, Any]) -> str:
+    """Return the field that holds the gold answer.
+
+    Raises:
+        UserError: the row has none.
+    """
     if file.answer:
         known: Sequence[str] = (file.answer,)
     else:
@@ -300,53 +374,3 @@ def _answer_field(file: TaskFile, fields: Mapping[str, Any]) -> str:
         if name in fields:
             return name
     raise UserError(f"the row has no field '{known[0]}' with the answer", f"Set 'answer:' to one of {', '.join(fields)}.")
-
-
-def _split(template: Template, parts: dict[str, list[Example]], warnings: list[str]) -> dict[str, list[Example]]:
-    """Make train, validation and test of what is given, so that no row stands in two of them."""
-
-    def content(example: Example) -> str:
-        # Two rows are the same item where their prompts are, whatever else (a number, a source, the label) they carry.
-        return canonical([" ".join(str(example.fields[name]).split()).casefold() for name in template.fields])
-
-    train = parts["train"]
-    if "test" in parts:
-        test = parts["test"]
-    else:
-        train, test = _carve(train, _TEST_SHARE, "test", content)
-        warnings.append(f"no test file: {len(test)} of the training rows were set aside for testing")
-    train, dropped = _without(train, test, content)
-    if dropped:
-        warnings.append(f"{dropped} training rows also stand in the test and were left out of training")
-    if "validation" in parts:
-        validation, dropped = _without(parts["validation"], [*train, *test], content)
-        if dropped:
-            warnings.append(f"{dropped} validation rows also stand in train or test and were left out of validation")
-    else:
-        share = min(_VALIDATION_SHARE, _LARGEST_VALIDATION / max(len(train), 1))
-        train, validation = _carve(train, share, "validation", content)
-    return {"train": _shuffled(train), "validation": _shuffled(validation), "test": _shuffled(test)}
-
-
-def _shuffled(examples: list[Example]) -> list[Example]:
-    # Files are often sorted by label; an order by hash is as good as random and the same everywhere.
-    return sorted(examples, key=lambda e: text_hash("order", e.id))
-
-
-def _carve(
-    examples: list[Example], share: float, name: str, content: Callable[[Example], str]
-) -> tuple[list[Example], list[Example]]:
-    """Take about a share of the rows away; of ten or more, at least one.
-
-    The side follows from the content alone: equal rows stay on one side, and new rows do not move old ones.
-    """
-    places = [int(text_hash(name, content(e)), 16) / 16**16 for e in examples]
-    limit = max(share, min(places)) if len(examples) >= _FEW else share
-    taken = [place <= limit for place in places]
-    return [e for e, t in zip(examples, taken, strict=True) if not t], [e for e, t in zip(examples, taken, strict=True) if t]
-
-
-def _without(examples: list[Example], others: list[Example], content: Callable[[Example], str]) -> tuple[list[Example], int]:
-    known = {content(e) for e in others}
-    kept = [e for e in examples if content(e) not in known]
-    return kept, len(examples) - len(kept)

@@ -46,6 +46,12 @@ class Template:
         before = self.text.partition("{answer}")[0]
         return before[len(before.rstrip()) :]
 
+    @property
+    def tail(self) -> str:
+        """What it says between the last field and the answer, without the white space before the answer: "Sentiment:"."""
+        before = self.text.partition("{answer}")[0].rstrip()
+        return _SLOT.split(before)[-1]
+
     def prompt(self, fields: Mapping[str, Any]) -> str:
         """Fill the fields; the result ends where the answer's white space begins.
 

@@ -1,4 +1,8 @@
-"""Verbalizers: the words z that stand for each label y, and how their scores become scores of labels."""
+"""Verbalizers: the words z that stand for each label y, and how their scores become scores of labels.
+
+Project (the words' log-probabilities), normalise, calibrate (evaluate/answer.py), aggregate. Under the names of lm-eval:
+`none` is acc, `character` acc_norm, `byte` acc_bytes, `pmi` acc_mutual_info; `token` is GPT-3's (Brown et al. 2020).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Aggregate = Literal["max", "mean", "sum"]
-Normalise = Literal["none", "token", "character", "byte"]
+Normalise = Literal["none", "token", "character", "byte", "pmi"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,8 @@ class Verbalizer:
         words: label -> its words, without leading space, first = the one to train on and to demonstrate with.
         aggregate: "max" of the words' log-probabilities (default), their "mean" (PET), or "sum" of probabilities.
         normalise: divide a word's log-probability by its tokens, characters or bytes; "none" compares sums
-            (T0's rank classification).
+            (T0's rank classification). "pmi" subtracts log p(z) without the item, after the text before the answer alone
+            ("Answer:"): Brown et al. 2020, section 2.4; Holtzman et al. 2021, domain-conditional PMI.
     """
 
     words: dict[str, tuple[str, ...]]
@@ -35,12 +40,22 @@ class Verbalizer:
         """All words, label by label."""
         return [word for words in self.words.values() for word in words]
 
-    def label_scores(self, logprobs: Sequence[float], tokens: Sequence[int]) -> dict[str, float]:
+    def label_scores(
+        self, logprobs: Sequence[float], tokens: Sequence[int], without_item: Sequence[float] | None = None
+    ) -> dict[str, float]:
         """Map the words' summed log-probabilities (nats, in `flat` order) to one score a label.
 
         Args:
             logprobs: one a word. tokens: number of tokens of each word.
+            without_item: log p(z) of each word in a prompt without the item; needed for "pmi".
+
+        Raises:
+            ValueError: "pmi" without `without_item`.
         """
+        if self.normalise == "pmi":
+            if without_item is None:
+                raise ValueError("pmi needs the words' log-probabilities without the item")
+            logprobs = [given - alone for given, alone in zip(logprobs, without_item, strict=True)]
         scores, at = {}, 0
         for label, words in self.words.items():
             values = [logprobs[at + i] / self._length(word, tokens[at + i]) for i, word in enumerate(words)]
@@ -49,7 +64,7 @@ class Verbalizer:
         return scores
 
     def _length(self, word: str, tokens: int) -> int:
-        lengths = {"none": 1, "token": tokens, "character": len(word), "byte": len(word.encode())}
+        lengths = {"none": 1, "pmi": 1, "token": tokens, "character": len(word), "byte": len(word.encode())}
         return max(lengths[self.normalise], 1)
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from tunesmith.core.encode import token_ids
 from tunesmith.core.errors import UserError
-from tunesmith.core.records import Example
+from tunesmith.core.records import Completion, Example
 from tunesmith.data.prompts import Prompts
 from tunesmith.data.task import Task
 from tunesmith.evaluate.results import Prediction
@@ -23,6 +23,8 @@ from tunesmith.models.score import Request, Scored, score_requests
 _NEW_TOKENS = 48
 _TIMED_QUERIES = 16
 T = TypeVar("T")
+# The answer, the score of every label (none for generated answers), and whether it is one of those allowed.
+Said = tuple[str, dict[str, float], bool]
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Asker:
         draw: int = 0,
         prior: dict[str, float] | None = None,
         title: str = "",
+        passages: Sequence[Sequence[str]] | None = None,
     ) -> Answers:
         """Answer every item.
 
@@ -72,24 +75,44 @@ class Asker:
             demonstrations: per item, the examples shown before it.
             prior: label -> log-probability without content, subtracted from the label's score (contextual calibration).
             title: shown with the progress line.
+            passages: per item, texts to read before it.
 
         Raises:
             UserError: a prompt does not fit the model; names the row.
         """
-        shown = demonstrations or [()] * len(items)
+        shown, read = demonstrations or [()] * len(items), passages or [()] * len(items)
         start = time.perf_counter()
-        texts, ids = zip(*(self.prompts.prompt(item, d) for item, d in zip(items, shown, strict=True)), strict=True)
-        self._check_lengths(items, ids)
-        said = self._choose(ids, prior, title) if self.prompts.task.verbalizer else self._generate(ids, title)
+        texts, ids = zip(*(self.prompts.prompt(*one) for one in zip(items, shown, read, strict=True)), strict=True)
+        self.check_lengths(items, ids)
+        answers = self._choose(ids, prior, title) if self.prompts.task.verbalizer else self._generate(ids, title)
         seconds = time.perf_counter() - start
         predictions = [
-            Prediction(
-                id=item.id, where=item.where, text=shown_text(self.prompts.task, item), prompt=text,
-                prompt_hash=ids_hash(tokens), scores=scores, predicted=predicted, gold=self._gold(item), valid=valid, draw=draw,
-            )
-            for item, text, tokens, (predicted, scores, valid) in zip(items, texts, ids, said, strict=True)
-        ]  # fmt: skip
+            self.prediction(item, prompt, answer, draw)
+            for item, prompt, answer in zip(items, zip(texts, ids, strict=True), answers, strict=True)
+        ]
         return Answers(predictions, seconds, statistics.fmean(map(len, ids)))
+
+    def fitted(self, items: Sequence[Example], demonstrations: Sequence[Sequence[Example]]) -> list[Sequence[Example]]:
+        """Return per item the last demonstrations that fit the model together with item and answer, at best all of them."""
+        return [self._fitted(item, shown, self.longest_prompt) for item, shown in zip(items, demonstrations, strict=True)]
+
+    def _fitted(self, item: Example, shown: Sequence[Example], room: int) -> Sequence[Example]:
+        # A token is at least a byte of text, so most prompts need not be tokenised to see that they fit.
+        if self.prompts.most_tokens(item, shown) <= room:
+            return shown
+        while shown and len(self.prompts.prompt(item, shown)[1]) > room:
+            shown = shown[1:]
+        return shown
+
+    def prediction(self, item: Example, prompt: tuple[str, tuple[int, ...]], answer: Said, draw: int = 0) -> Prediction:
+        """Return the record of one answer, from the prompt's text and ids and what was said."""
+        predicted, scores, valid = answer
+        gold = self.prompts.task.gold(item)
+        return Prediction(
+            id=item.id, where=item.where, text=shown_text(self.prompts.task, item), prompt=prompt[0],
+            prompt_hash=ids_hash(prompt[1]), scores=scores, predicted=predicted,
+            gold=gold if self.prompts.task.verbalizer else first_line(gold), valid=valid, draw=draw,
+        )  # fmt: skip
 
     def latencies(
         self, items: Sequence[Example], demonstrations: Sequence[Sequence[Example]] | None = None
@@ -104,26 +127,37 @@ class Asker:
         """Return per prompt the score of every label (nats), and the raw scores they come from."""
         verbalizer = self.prompts.task.verbalizer
         assert verbalizer is not None
-        choices = self._choices()
+        choices = self.choices()
         scored = score_requests(self.lm, [Request(ids, choices) for ids in prompt_ids], title)
         lengths = [len(c) for c in choices]
-        return [verbalizer.label_scores(s.logprobs, lengths) for s in scored], scored
+        alone = None
+        if verbalizer.normalise == "pmi":  # asked apart, because the prompts of a call share their beginning
+            alone = score_requests(self.lm, [Request(self.prompts.without_item(), choices)])[0].logprobs
+        return [verbalizer.label_scores(s.logprobs, lengths, alone) for s in scored], scored
 
-    def _check_lengths(self, items: Sequence[Example], ids: Sequence[tuple[int, ...]]) -> None:
-        verbalizer, most = self.prompts.task.verbalizer, self.lm.context_length
-        answer = max(map(len, self._choices())) - 1 if verbalizer else _NEW_TOKENS
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens a prompt may have, so that the answer still fits the model's context."""
+        answer = max(map(len, self.choices())) - 1 if self.prompts.task.verbalizer else _NEW_TOKENS
+        return self.lm.context_length - answer
+
+    def check_lengths(self, items: Sequence[Example], ids: Sequence[tuple[int, ...]]) -> None:
+        """Check that every prompt fits the model together with its answer.
+
+        Raises:
+            UserError: one does not; names the row.
+        """
+        most = self.longest_prompt
         for item, tokens in zip(items, ids, strict=True):
-            if len(tokens) + answer > most:
+            if len(tokens) > most:
                 raise UserError(
-                    f"{item.where}: its prompt has {len(tokens):,} tokens; {self.lm.name} reads at most {most:,} with the answer",
+                    f"{item.where}: its prompt has {len(tokens):,} tokens; {self.lm.name} reads at most "
+                    f"{self.lm.context_length:,} with the answer",
                     "Shorten or remove the row, or show fewer demonstrations.",
                 )
 
-    def _gold(self, item: Example) -> str:
-        gold = self.prompts.task.gold(item)
-        return gold if self.prompts.task.verbalizer else _first_line(gold)
-
-    def _choices(self) -> tuple[tuple[int, ...], ...]:
+    def choices(self) -> tuple[tuple[int, ...], ...]:
+        """Return the token ids of all words of the verbalizer, in `flat` order, as they are scored."""
         task = self.prompts.task
         words = task.verbalizer.flat() if task.verbalizer else []
         plain = [self.prompts.answer(w) for w in words]
@@ -134,10 +168,8 @@ class Asker:
             return tuple(self.prompts.answer(w, closed=True) for w in words)
         return tuple(self.prompts.answer(w + task.file.separator[:1]) for w in words)
 
-    def _choose(
-        self, prompt_ids: Sequence[tuple[int, ...]], prior: dict[str, float] | None, title: str
-    ) -> list[tuple[str, dict[str, float], bool]]:
-        begins = {choice[0] for choice in self._choices()}
+    def _choose(self, prompt_ids: Sequence[tuple[int, ...]], prior: dict[str, float] | None, title: str) -> list[Said]:
+        begins = {choice[0] for choice in self.choices()}
         scores, raw = self.label_logprobs(prompt_ids, title)
         said = []
         for labels, one in zip(scores, raw, strict=True):
@@ -145,13 +177,25 @@ class Asker:
             said.append((max(adjusted, key=lambda label: adjusted[label]), adjusted, one.free_choice in begins))
         return said
 
-    def _generate(self, prompt_ids: Sequence[tuple[int, ...]], title: str) -> list[tuple[str, dict[str, float], bool]]:
+    def _generate(self, prompt_ids: Sequence[tuple[int, ...]], title: str) -> list[Said]:
+        return [said(answer) for answer in self.greedy([(*ids, *self.begun) for ids in prompt_ids], title)]
+
+    @property
+    def begun(self) -> tuple[int, ...]:
+        """Ids of a free answer's beginning that the template prescribes."""
         # A template may put the answer on a line of its own; that line break must not be taken for the answer's end.
         lead = self.prompts.task.template.lead if not self.prompts.task.file.chat else ""
-        begun = token_ids(self.lm.tokenizer, lead) if "\n" in lead else ()
-        how = Sampling(_NEW_TOKENS, temperature=0.0, stop=("\n",))
-        answers = complete(self.lm, [(*ids, *begun) for ids in prompt_ids], how, title=title)
-        return [(_first_line(a.text), {}, bool(a.text.strip()) and a.stop_reason != "length") for a in answers]
+        return token_ids(self.lm.tokenizer, lead) if "\n" in lead else ()
+
+    def greedy(self, prompt_ids: Sequence[tuple[int, ...]], title: str) -> list[Completion]:
+        """Return the model's most likely next tokens after each prompt, up to the end of the line."""
+        return complete(self.lm, prompt_ids, Sampling(_NEW_TOKENS, temperature=0.0, stop=("\n",)), title=title)
+
+
+def said(completion: Completion) -> Said:
+    """Return what a generated answer says: its first line, and whether it ended by itself."""
+    text = completion.text
+    return first_line(text), {}, bool(text.strip()) and completion.stop_reason != "length"
 
 
 def calibration_prior(
@@ -162,8 +206,16 @@ def calibration_prior(
     The raw probabilities of the content-free inputs are averaged, then normalised over the labels, as the authors' code
     does; the other order gives other numbers.
     """
-    ids = [asker.prompts.content_free(text, demonstrations) for text in texts]
-    return content_free_logprobs(asker.label_logprobs(ids)[0])
+    return calibration_priors(asker, [demonstrations], texts)[0]
+
+
+def calibration_priors(
+    asker: Asker, demonstrations: Sequence[Sequence[Example]], texts: Sequence[str] = ("N/A", "", "[MASK]")
+) -> list[dict[str, float]]:
+    """Return what `calibration_prior` returns for each list of demonstrations, all scored together."""
+    ids = [asker.prompts.content_free(text, shown) for shown in demonstrations for text in texts]
+    scores = asker.label_logprobs(ids)[0]
+    return [content_free_logprobs(scores[at : at + len(texts)]) for at in range(0, len(scores), len(texts))]
 
 
 def recalibrated(prediction: Prediction, prior: dict[str, float]) -> Prediction:
@@ -211,7 +263,8 @@ def ids_hash(ids: Sequence[int]) -> str:
     return hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
+    """Return what counts of a generated answer."""
     return text.strip().split("\n")[0].strip()
 
 

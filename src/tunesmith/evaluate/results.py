@@ -23,6 +23,7 @@ class Prediction:
         predicted, gold: labels, or texts for a generation task.
         valid: whether a free-running model would have begun one of the allowed answers.
         draw: number of the seeded draw this belongs to (0 where a route has only one).
+        sources: ids of the passages the answer rests on, best first; empty where nothing was retrieved.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Prediction:
     gold: str
     valid: bool = True
     draw: int = 0
+    sources: tuple[str, ...] = ()
 
     @property
     def correct(self) -> bool:
@@ -78,6 +80,7 @@ class RouteResult:
         price_per_1000: money for 1,000 queries, None without a price. forgetting: None where no weight changed.
         items_hash, template_hash, scorer: must agree before two results share a table.
         notes: plain sentences worth a reader's time (early stopping, dropped rows, ...).
+        templates: the name of each draw's template; empty where all draws have the task's first.
     """
 
     route: str
@@ -106,6 +109,7 @@ class RouteResult:
     template_hash: str
     scorer: str
     notes: list[str] = field(default_factory=list)
+    templates: list[str] = field(default_factory=list)
 
 
 def save(folder: Path, result: RouteResult, predictions: list[Prediction]) -> None:
@@ -131,7 +135,7 @@ def load(folder: Path) -> tuple[RouteResult, list[Prediction]]:
             for line in lines:
                 row = json.loads(line)
                 row.pop("correct")
-                predictions.append(Prediction(**row))
+                predictions.append(Prediction(**{**row, "sources": tuple(row.get("sources", ()))}))
         if not predictions or len(predictions) != result.n * len(result.draws):
             raise ValueError(f"predictions.jsonl holds {len(predictions)} of {result.n * len(result.draws)} answers")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch.utils.checkpoint import checkpoint
 
 from tunesmith.core.levers import on
 from tunesmith.models.operations import CausalAttention, RMSNorm, Rotate, SpreadRows, SwiGLU, TakeRows
+from tunesmith.models.trunk import head_width, is_llama_like
 
-_FAMILY = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 _WORTHWHILE_PADDING = 0.05
 
 
@@ -30,7 +29,7 @@ def hidden_states(
         wanted: [B, T] booleans.
         activation_checkpointing: keep only the input of every block and compute it again in the backward pass.
     """
-    if not _is_llama_like(model, ids):
+    if not is_llama_like(model, ids.device, ids.shape[1]):
         if activation_checkpointing and not model.is_activation_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         return model.base_model(input_ids=ids, use_cache=False).last_hidden_state[wanted]
@@ -38,7 +37,7 @@ def hidden_states(
     layout = _Layout.of(lengths, ids.shape[1])
     x = trunk.embed_tokens(layout.real(ids))
     positions = torch.arange(ids.shape[1], device=ids.device)[None]
-    turns = _Turns.of(*trunk.rotary_emb(x, positions), head_width=_head_width(model.config))
+    turns = _Turns.of(*trunk.rotary_emb(x, positions), head_width=head_width(model.config))
     for block in trunk.layers:
         if activation_checkpointing and torch.is_grad_enabled():
             x = checkpoint(_block, block, x, turns, layout, use_reentrant=False)
@@ -46,25 +45,6 @@ def hidden_states(
             x = _block(block, x, turns, layout)
     x = TakeRows.apply(x, layout.real(wanted).nonzero()[:, 0])
     return RMSNorm.apply(x, trunk.norm.weight, trunk.norm.variance_epsilon)
-
-
-def _is_llama_like(model: Any, ids: torch.Tensor) -> bool:
-    config = model.config
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    return (
-        on("decoder")
-        and ids.device.type == "cpu"
-        and type(model).__name__ in _FAMILY
-        and config.hidden_act == "silu"
-        and not (model.training and config.attention_dropout)
-        and (window is None or ids.shape[1] <= window)
-        # A block whose weights are divided among workers gathers them when it is called itself.
-        and not (dist.is_available() and dist.is_initialized())
-    )
-
-
-def _head_width(config: Any) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 @dataclass(frozen=True)
@@ -127,7 +107,7 @@ def _block(block: Any, x: torch.Tensor, turns: _Turns, layout: _Layout) -> torch
 
 def _attention(attention: Any, x: torch.Tensor, turns: _Turns, layout: _Layout) -> torch.Tensor:
     batch, length, config = layout.batch, layout.length, attention.config
-    heads, shared, width = config.num_attention_heads, config.num_key_value_heads, _head_width(config)
+    heads, shared, width = config.num_attention_heads, config.num_key_value_heads, head_width(config)
     q = Rotate.apply(layout.padded(attention.q_proj(x)), turns.scaled_cos, turns.scaled_sin, heads)
     k = Rotate.apply(layout.padded(attention.k_proj(x)), turns.cos, turns.sin, shared)
     v = layout.padded(attention.v_proj(x)).view(batch, length, shared, width).transpose(1, 2)

@@ -37,6 +37,14 @@ def embed_texts(texts: Sequence[str], title: str = "") -> Any:
     return vectors
 
 
+def count_cut(texts: Sequence[str]) -> int:
+    """Return how many texts are longer than the 256 tokens they are embedded by."""
+    tokenizer, _ = _open()
+    # A token stands for at least one character, and two tokens open and close a text.
+    long = [text for text in texts if len(text) > _LONGEST - 2]
+    return sum(len(ids) > _LONGEST for ids in tokenizer(long).input_ids) if long else 0
+
+
 @functools.cache
 def _open() -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer

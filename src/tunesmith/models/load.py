@@ -48,6 +48,14 @@ class LM:
         return int(getattr(self.model.config, "max_position_embeddings", 0) or 1_000_000)
 
     @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory of the keys and values of one token."""
+        config = self.model.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return 2 * config.num_hidden_layers * heads * width * self.dtype.itemsize
+
+    @property
     def stop_ids(self) -> frozenset[int]:
         """Token ids that end an answer."""
         configured = self.model.generation_config.eos_token_id if self.model.can_generate() else None
@@ -96,6 +104,8 @@ def load(name: str, dtype: str = "auto", device: str = "auto") -> LM:
     else:
         folder, tokenizer = open_folder(name)
         lm = LM(_weights(name, folder, precision).to(device=place).eval(), tokenizer, name, identity_of(folder))
+    # Whoever trains says what is trained; weights at rest can be laid out for speed.
+    lm.model.requires_grad_(False)
     _check_decoder(lm)
     return lm
 

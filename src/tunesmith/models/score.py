@@ -1,13 +1,14 @@
-"""Log-likelihoods of continuations, in one forward pass a batch.
+"""Log-likelihoods of continuations, each distinct piece of text read once.
 
-Every item is laid out as one row: its prompt, then the tokens of all its continuations side by side. A tree mask lets
-each continuation see the prompt and itself only, and position ids count along each branch, so a row costs the prompt
-once and each continuation once. What all prompts of a call share (an instruction, demonstrations) is computed once and
-kept as keys and values. Vocabulary logits are made only where a continuation's next token is wanted.
+Requests with the same prompt are one row: the prompt, then the tokens of all continuations side by side, each seeing the
+prompt and itself only. Beginnings that prompts share (an instruction, demonstrations, a passage with many questions) form a
+tree; each is read once and kept as keys and values while what goes on from it is scored. Vocabulary logits are made only
+where a continuation's next token is wanted.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +17,15 @@ import torch
 
 from tunesmith.core.encode import token_ids, with_bos
 from tunesmith.core.errors import UserError
+from tunesmith.core.levers import on
 from tunesmith.core.progress import Progress
-from tunesmith.models.decoder import hidden_states
+from tunesmith.models.branches import Group, Past, Row, read
 from tunesmith.models.load import LM
+from tunesmith.models.prefix_tree import Node, prefix_tree
+from tunesmith.models.trunk import head_of
 
 _TOKENS_PER_BATCH = 4096
-_SHORTEST_SHARED_PREFIX = 16
-_ROWS_OF_LOGITS = 512
+_ROWS_OF_LOGITS = 128
 
 
 @dataclass(frozen=True)
@@ -38,28 +41,29 @@ class Scored:
     """Answer to one request.
 
     Attributes:
-        logprobs: per continuation, the sum of its tokens' log-probabilities, nats.
+        token_logprobs: per continuation, the log-probability of each of its tokens, nats.
+        greedy: per continuation, whether each of its tokens is what the model itself would have said there.
         free_choice: the token id the model itself would have said first after the prompt.
     """
 
-    logprobs: tuple[float, ...]
+    token_logprobs: tuple[tuple[float, ...], ...]
+    greedy: tuple[bool, ...]
     free_choice: int
 
+    @property
+    def logprobs(self) -> tuple[float, ...]:
+        """Per continuation, the sum of its tokens' log-probabilities, nats."""
+        return tuple(math.fsum(tokens) for tokens in self.token_logprobs)
 
-@dataclass(frozen=True)
-class _Prefix:
-    length: int
-    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]  # per layer keys and values [1, H, P, D]
 
-
-def score_requests(lm: LM, requests: Sequence[Request], title: str = "", share_prefix: bool = True) -> list[Scored]:
+def score_requests(lm: LM, requests: Sequence[Request], title: str = "", cache_gb: float = 2.0) -> list[Scored]:
     """Score requests; the answer does not depend on their order or on how they fall into batches.
 
     Logits are the output layer's of the last hidden state; `load` refuses models that change them afterwards.
 
     Args:
         title: shown with the progress line; "" = silent.
-        share_prefix: compute the prompts' common beginning once (off = the plain path, for parity tests).
+        cache_gb: most memory for kept beginnings, 10^9 bytes; where one alone needs more, it takes more.
 
     Returns:
         One `Scored` a request, in request order.
@@ -68,17 +72,14 @@ def score_requests(lm: LM, requests: Sequence[Request], title: str = "", share_p
         UserError: a prompt or a continuation has no tokens, or they exceed the model's context.
     """
     _check(lm, requests)
-    shared = _common_prefix(requests) if share_prefix and len(requests) > 1 else 0
-    shared = shared if shared >= _SHORTEST_SHARED_PREFIX else 0
-    answers: list[Scored | None] = [None] * len(requests)
-    with torch.inference_mode(), Progress(title, total=len(requests), unit="items") as progress:
-        prefix = _encode_prefix(lm, requests[0].prompt[:shared]) if shared else None
-        for batch in _batches(requests, shared):
-            rows = [_row(requests[i], shared) for i in batch]
-            for i, scored in zip(batch, _score_batch(lm, rows, prefix), strict=True):
-                answers[i] = scored
-            progress.advance(len(batch))
-    return [answer for answer in answers if answer is not None]
+    if not requests:
+        return []
+    asked: dict[tuple[int, ...], dict[tuple[int, ...], None]] = {}
+    for request in requests:
+        asked.setdefault(request.prompt, {}).update(dict.fromkeys(request.continuations))
+    with torch.inference_mode(), Progress(title, total=len(asked), unit="prompts") as progress:
+        found = _Scoring(lm, list(asked), [tuple(c) for c in asked.values()], cache_gb * 1e9, progress).run()
+    return [_picked(request, *found[request.prompt]) for request in requests]
 
 
 def score(lm: LM, pairs: Sequence[tuple[str, str]]) -> list[float]:
@@ -113,145 +114,127 @@ def _check(lm: LM, requests: Sequence[Request]) -> None:
             )
 
 
-def _common_prefix(requests: Sequence[Request]) -> int:
-    # The last prompt token stays out of the prefix: its logits start every continuation.
-    first, last = min(r.prompt for r in requests), max(r.prompt for r in requests)
-    limit = min(len(r.prompt) for r in requests) - 1
-    for i in range(limit):
-        if first[i] != last[i]:
-            return i
-    return limit
+_Answers = tuple[dict[tuple[int, ...], tuple[tuple[float, ...], bool]], int]
 
 
-@dataclass(frozen=True)
-class _Row:
-    prompt: tuple[int, ...]  # without the shared prefix
-    continuations: tuple[tuple[int, ...], ...]
-
-    @property
-    def length(self) -> int:
-        return len(self.prompt) + sum(len(c) - 1 for c in self.continuations)
+def _picked(request: Request, known: dict[tuple[int, ...], tuple[tuple[float, ...], bool]], free_choice: int) -> Scored:
+    logprobs, greedy = zip(*(known[c] for c in request.continuations), strict=True)
+    return Scored(logprobs, greedy, free_choice)
 
 
-def _row(request: Request, shared: int) -> _Row:
-    return _Row(request.prompt[shared:], request.continuations)
+class _Scoring:
+    """One call: distinct prompts, per prompt its distinct continuations, and the answers so far."""
 
+    def __init__(
+        self, lm: LM, prompts: list[tuple[int, ...]], continuations: list[tuple[tuple[int, ...], ...]], cache_bytes: float,
+        progress: Progress,
+    ) -> None:  # fmt: skip
+        self.lm, self.prompts, self.continuations = lm, prompts, continuations
+        self.cache_bytes, self.progress = cache_bytes, progress
+        self.answers: dict[tuple[int, ...], _Answers] = {}
 
-def _batches(requests: Sequence[Request], shared: int) -> Iterator[list[int]]:
-    lengths = [_row(r, shared).length for r in requests]
-    order = sorted(range(len(requests)), key=lambda i: (-lengths[i], i))
-    batch: list[int] = []
-    for i in order:
-        if batch and (len(batch) + 1) * lengths[batch[0]] > _TOKENS_PER_BATCH:
+    def run(self) -> dict[tuple[int, ...], _Answers]:
+        """Score everything; returns prompt -> (continuation -> (its log-probabilities, greedy), first choice)."""
+        self._below([(prefix_tree(self.prompts, on("prefixes")), None)])
+        return self.answers
+
+    def _below(self, nodes: list[tuple[Node, Past | None]]) -> None:
+        """Score all prompts under nodes whose pasts are read; these pasts are all that is kept meanwhile."""
+        for batch in self._batches(nodes):
+            rows = [[self._row(i, node) for i in prompts] for node, _, prompts in batch]
+            hidden, _ = read(self.lm.model, [Group(r, past) for r, (_, past, _) in zip(rows, batch, strict=True)])
+            self._note(hidden, [i for _, _, prompts in batch for i in prompts], [row for group in rows for row in group])
+        children = [(child, past) for node, past in nodes for child in node.children]
+        for some in self._affordable(children):
+            groups: dict[int, list[Node]] = {}
+            pasts = {id(past): past for _, past in some}
+            for child, past in some:
+                groups.setdefault(id(past), []).append(child)
+            order = [Group([Row(child.ids) for child in found], pasts[key]) for key, found in groups.items()]
+            kept = read(self.lm.model, order, keep=True)[1]
+            self._below([
+                (child, group.past_after(i, own))
+                for found, group, own in zip(groups.values(), order, kept, strict=True)
+                for i, child in enumerate(found)
+            ])  # fmt: skip
+
+    def _row(self, number: int, node: Node) -> Row:
+        # A continuation's last token is predicted, never read.
+        branches = tuple(c[:-1] for c in self.continuations[number] if len(c) > 1)
+        return Row(self.prompts[number][node.end :], branches)
+
+    def _batches(self, nodes: Sequence[tuple[Node, Past | None]]) -> Iterator[list[tuple[Node, Past | None, list[int]]]]:
+        """Cut the prompts right under nodes into batches by tokens, those of a node sorted by length."""
+        batch: list[tuple[Node, Past | None, list[int]]] = []
+        tokens = 0
+        for node, past in nodes:
+            lengths = {i: len(self._row(i, node)) for i in node.prompts}
+            longest = 0
+            for i in sorted(node.prompts, key=lambda i: (-lengths[i], i)):
+                new = not batch or batch[-1][0] is not node
+                longest = lengths[i] if new else longest
+                if batch and tokens + longest > _TOKENS_PER_BATCH:
+                    yield batch
+                    batch, tokens, new, longest = [], 0, True, lengths[i]
+                if new:
+                    batch.append((node, past, []))
+                batch[-1][2].append(i)
+                tokens += longest
+        if batch:
             yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
+
+    def _affordable(self, children: Sequence[tuple[Node, Past | None]]) -> Iterator[list[tuple[Node, Past | None]]]:
+        """Cut nodes into portions that fit one batch, and whose pasts fit the cache."""
+        per_token = self.lm.cache_bytes_per_token
+        some: list[tuple[Node, Past | None]] = []
+        longest = kept = 0
+        for node, past in sorted(children, key=lambda c: -len(c[0].ids)):
+            longest = max(longest, len(node.ids))
+            kept += node.end * per_token
+            if some and ((len(some) + 1) * longest > _TOKENS_PER_BATCH or kept > self.cache_bytes):
+                yield some
+                some, longest, kept = [], len(node.ids), node.end * per_token
+            some.append((node, past))
+        if some:
+            yield some
+
+    def _note(self, hidden: torch.Tensor, numbers: Sequence[int], rows: Sequence[Row]) -> None:
+        """Work out the answers of prompts from the hidden states [N, D] of their rows."""
+        places, targets, start = [], [], 0  # where the hidden state stands that predicts the target id
+        for number, row in zip(numbers, rows, strict=True):
+            branch = start + len(row.text)
+            for continuation in self.continuations[number]:
+                places += [start + len(row.text) - 1, *range(branch, branch + len(continuation) - 1)]
+                targets += continuation
+                branch += len(continuation) - 1
+            start += len(row)
+        logprobs, best = _logprobs(self.lm, hidden, places, targets)
+        at = 0
+        for number in numbers:
+            known, free_choice = {}, best[at]
+            for continuation in self.continuations[number]:
+                end = at + len(continuation)
+                known[continuation] = tuple(logprobs[at:end]), best[at:end] == list(continuation)
+                at = end
+            self.answers[self.prompts[number]] = known, free_choice
+        self.progress.advance(len(numbers))
 
 
-def _encode_prefix(lm: LM, ids: tuple[int, ...]) -> _Prefix:
-    from transformers import DynamicCache
+def _logprobs(lm: LM, hidden: torch.Tensor, places: Sequence[int], targets: Sequence[int]) -> tuple[list[float], list[int]]:
+    """Return log p(targets[i]) after the hidden state at places[i], and the likeliest id there.
 
-    cache: Any = DynamicCache()
-    lm.model.base_model(input_ids=torch.tensor([ids], device=lm.device), past_key_values=cache, use_cache=True)
-    return _Prefix(len(ids), tuple((layer.keys, layer.values) for layer in cache.layers))
-
-
-def _score_batch(lm: LM, rows: list[_Row], prefix: _Prefix | None) -> list[Scored]:
-    places, targets = [], []  # (row, position) whose logits predict the target id
-    for b, row in enumerate(rows):
-        start, end = len(row.prompt), len(row.prompt) - 1
-        for continuation in row.continuations:
-            places += [(b, end), *((b, start + k) for k in range(len(continuation) - 1))]
-            targets += continuation
-            start += len(continuation) - 1
-    unique = {place: i for i, place in enumerate(dict.fromkeys(places))}
-    picked = _hidden_at(lm, rows, prefix, list(unique))
-    logprobs, best = _logprobs(lm, picked, torch.tensor([unique[place] for place in places]), targets)
-    answers, at = [], 0
-    for row in rows:
-        free, sums = best[at], []
-        for continuation in row.continuations:
-            sums.append(float(logprobs[at : at + len(continuation)].sum()))
-            at += len(continuation)
-        answers.append(Scored(tuple(sums), int(free)))
-    return answers
-
-
-def _hidden_at(lm: LM, rows: list[_Row], prefix: _Prefix | None, places: list[tuple[int, int]]) -> torch.Tensor:
-    """Return the hidden states [N, hidden] at places (row, position)."""
-    at_row, at_position = map(torch.tensor, zip(*places, strict=True))
-    if prefix or any(row.length > len(row.prompt) for row in rows):
-        return _branched(lm, rows, prefix)[at_row, at_position]
-    # Continuations of one token: nothing is read beyond the prompt's end, in the order of the rows.
-    lengths = torch.tensor([row.length for row in rows])
-    ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-    for b, row in enumerate(rows):
-        ids[b, : row.length] = torch.tensor(row.prompt)
-    wanted = torch.zeros(ids.shape, dtype=torch.bool)
-    wanted[at_row, at_position] = True
-    return hidden_states(lm.model, ids.to(lm.device), lengths.to(lm.device), wanted.to(lm.device))
-
-
-def _branched(lm: LM, rows: list[_Row], prefix: _Prefix | None) -> torch.Tensor:
-    """Return hidden states [B, T, hidden] of rows padded on the right to the longest."""
-    from transformers import DynamicCache
-
-    longest, past = max(row.length for row in rows), prefix.length if prefix else 0
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    positions = torch.zeros(len(rows), longest, dtype=torch.long)
-    for b, row in enumerate(rows):
-        tokens, places = list(row.prompt), list(range(past, past + len(row.prompt)))
-        for continuation in row.continuations:
-            tokens += continuation[:-1]
-            places += range(past + len(row.prompt), past + len(row.prompt) + len(continuation) - 1)
-        ids[b, : len(tokens)] = torch.tensor(tokens)
-        positions[b, : len(places)] = torch.tensor(places)
-    arguments: dict[str, Any] = {
-        "input_ids": ids.to(lm.device),
-        "position_ids": positions.to(lm.device),
-        "use_cache": prefix is not None,
-    }
-    if prefix:
-        cache = DynamicCache()
-        for index, (keys, values) in enumerate(prefix.layers):
-            cache.update(keys.expand(len(rows), -1, -1, -1), values.expand(len(rows), -1, -1, -1), index)
-        arguments["past_key_values"] = cache
-    allowed = _tree_mask(rows, longest, past).to(lm.device)
-    mask = torch.zeros(allowed.shape, dtype=lm.dtype, device=lm.device).masked_fill_(~allowed, torch.finfo(lm.dtype).min)
-    arguments["attention_mask"] = mask
-    return lm.model.base_model(**arguments).last_hidden_state
-
-
-def _tree_mask(rows: list[_Row], longest: int, past: int) -> torch.Tensor:
-    """Return who may look at whom: booleans [B or 1, 1, T, past + T]."""
-    causal = torch.ones(longest, longest, dtype=torch.bool).tril()
-    branched = any(row.length > len(row.prompt) for row in rows)
-    inner = causal.repeat(len(rows) if branched else 1, 1, 1)
-    if branched:
-        for b, row in enumerate(rows):
-            start = len(row.prompt)
-            for continuation in row.continuations:
-                end = start + len(continuation) - 1
-                inner[b, start:end, len(row.prompt) : start] = False
-                start = end
-    return torch.cat([torch.ones(inner.shape[0], longest, past, dtype=torch.bool), inner], dim=-1)[:, None]
-
-
-def _logprobs(lm: LM, picked: torch.Tensor, index: torch.Tensor, targets: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return log p(targets[i]) [N] after the hidden state picked[index[i]], and the argmax id there [N].
-
-    Logits are made once for each hidden state, in chunks.
+    Logits are made once for each place, in pieces.
     """
-    which, wanted = index.to(picked.device), torch.tensor(targets, device=picked.device)
-    logprobs = torch.empty(len(targets), dtype=torch.float32, device=picked.device)
-    best = torch.empty(len(picked), dtype=torch.long, device=picked.device)
-    for start in range(0, len(picked), _ROWS_OF_LOGITS):
-        stop = min(start + _ROWS_OF_LOGITS, len(picked))
-        logits = lm.model.get_output_embeddings()(picked[start:stop]).float()
-        best[start:stop] = logits.argmax(-1)
+    distinct, which = torch.tensor(places, device=hidden.device).unique(return_inverse=True)
+    wanted = torch.tensor(targets, device=hidden.device)
+    logprobs = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+    best = torch.empty(len(distinct), dtype=torch.long, device=hidden.device)
+    head: Any = head_of(lm.model)
+    for start in range(0, len(distinct), _ROWS_OF_LOGITS):
+        stop = min(start + _ROWS_OF_LOGITS, len(distinct))
+        logits = head(hidden.index_select(0, distinct[start:stop])).float()
+        best[start:stop] = logits.max(-1).indices
         here = (which >= start) & (which < stop)
         local = which[here] - start
         logprobs[here] = logits[local, wanted[here]] - logits.logsumexp(-1)[local]
-    return logprobs.cpu(), best[which].cpu()
+    return logprobs.tolist(), best[which].tolist()

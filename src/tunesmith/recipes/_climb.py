@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 from tunesmith.core.errors import TunesmithError
@@ -69,6 +71,8 @@ class Climbed:
 
     Attributes:
         peak_memory_gb: of work done elsewhere; that of this process is counted anyway.
+        templates: the template of each draw, by name; empty where all draws have the task's.
+        measures: what else was measured, by name, beside the task's metrics.
     """
 
     draws: list[list[Prediction]]
@@ -80,13 +84,19 @@ class Climbed:
     forgetting: Forgetting | None = None
     peak_memory_gb: float = 0.0
     notes: list[str] = field(default_factory=list)
+    templates: list[str] = field(default_factory=list)
+    measures: dict[str, float] = field(default_factory=dict)
 
 
 class Workshop:
-    """What every route works with: the task's rows, the model (loaded when first needed) and its prompts."""
+    """What every route works with: the task's rows, the model (loaded when first needed) and its prompts.
 
-    def __init__(self, assignment: Assignment) -> None:
-        self.assignment = assignment
+    Args:
+        alone: the route is climbed by itself, so the folders beside its own are not those of a ladder's other routes.
+    """
+
+    def __init__(self, assignment: Assignment, alone: bool = False) -> None:
+        self.assignment, self.alone = assignment, alone
         self.seed = assignment.seed
         self.task: Task = load_task(assignment.task, skip_bad_rows=assignment.skip_bad_rows)
         splits = self.task.splits
@@ -114,10 +124,17 @@ class Workshop:
 
         return Asker(self.lm, self.prompts, trained)
 
+    def with_task(self, task: Task) -> Workshop:
+        """Return the same rows and model with another form of the task: another of its templates, other words."""
+        other = copy.copy(self)
+        other.__dict__.pop("prompts", None)
+        other.task, other.lm = task, self.lm
+        return other
+
     def finished(self, route: str, parameters: dict[str, Any]) -> tuple[RouteResult, list[Prediction]] | None:
         """Return a finished route of this ladder by its label, if it was climbed with the same parameters."""
         folder = self.folder.parent / folder_name(route)
-        climbed = load(folder) if (folder / "result.json").is_file() else None
+        climbed = load(folder) if not self.alone and (folder / "result.json").is_file() else None
         return climbed if climbed and climbed[0].parameters == parameters else None
 
     def draw_seed(self, draw: int) -> int:
@@ -159,14 +176,25 @@ def result_of(
     primary = shop.task.metrics[0]
     return RouteResult(
         route=label, name=name, kind=kind, parameters=parameters, metric=primary, value=metrics[primary], low=metrics[primary],
-        high=metrics[primary], n=len(shop.items), draws=per_draw, metrics=metrics,
+        high=metrics[primary], n=len(shop.items), draws=per_draw, metrics={**metrics, **climbed.measures},
         valid=sum(p.valid for draw in climbed.draws for p in draw) / answered, trained_parameters=climbed.trained_parameters,
         seconds=climbed.seconds, evaluation_seconds=climbed.evaluation_seconds,
         peak_memory_gb=max(peak_gb(), climbed.peak_memory_gb), tokens_per_query=climbed.prompt_tokens,
         ms_per_query=ms, p50_ms=climbed.latency_ms[0], p95_ms=climbed.latency_ms[1],
         price_per_1000=None, forgetting=climbed.forgetting, items_hash=items_hash(shop.items),
-        template_hash="" if kind == "baseline" else shop.task.template_hash, scorer=scorer, notes=climbed.notes,
+        template_hash="" if kind == "baseline" else shop.task.template_hash, scorer=scorer,
+        notes=[*climbed.notes, *_by_template(climbed.templates, per_draw, primary)], templates=climbed.templates,
     )  # fmt: skip
+
+
+def _by_template(templates: Sequence[str], values: Sequence[float], metric: str) -> list[str]:
+    """Say what each template reached, the mean of its draws, and how far apart templates are."""
+    means = {t: fmean(v for v, of in zip(values, templates, strict=True) if of == t) for t in dict.fromkeys(templates)}
+    if len(means) < 2:
+        return []
+    listed = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+    apart = f"median {median(means.values()):.3f}, {min(means.values()):.3f} to {max(means.values()):.3f}"
+    return [f"{metric.replace('_', ' ')} by template: {listed}; {apart}"]
 
 
 def climb_route(shop: Workshop) -> None:

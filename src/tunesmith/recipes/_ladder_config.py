@@ -1,4 +1,4 @@
-"""The settings of a ladder, which `ladder` and `plan` share, and what follows from them."""
+"""The settings that `ladder`, `plan` and `prompt` share, and what follows from them."""
 
 from __future__ import annotations
 
@@ -31,13 +31,47 @@ class Price(Config):
         return self
 
 
-class LadderConfig(Config):
-    """Settings of `tunesmith ladder`."""
+class ClimbConfig(Config):
+    """What `ladder`, `plan` and `prompt` share: a task, a model, how many rows of each kind, and where it all goes."""
 
     task: str
     """embedded task, task YAML, or a file with text and label columns"""
     model: str = "smollm2"
     """embedded name, local directory or hub id"""
+    train_rows: int = Field(1600, ge=1)
+    """at most this many training rows"""
+    validation_rows: int = Field(200, ge=0)
+    """at most this many rows for early stopping"""
+    test_rows: int = Field(1000, ge=1)
+    """at most this many items to measure on"""
+    dtype: Literal["auto", "bf16", "fp32", "bfloat16", "float32"] = "auto"
+    """precision of the weights; auto = bf16 where the processor has it"""
+    threads: int | None = Field(None, ge=1)
+    """processor threads; absent = all"""
+    seed: int = 0
+    """decides the draws of demonstrations, the order of rows, and initial weights"""
+    run_dir: str | None = None
+    """absent = a folder below runs/ named after the command, the task and what is done with it"""
+    overwrite: bool = False
+    """throw away finished work in run_dir"""
+    resume: bool = True
+    """reuse finished work in run_dir; --resume false is --overwrite"""
+    skip_bad_rows: bool = False
+    """go on with the good rows of a file and list the bad ones"""
+
+    def rows(self, task: Task) -> dict[str, list[Example]]:
+        """Return the rows of a task that are used, by what they are used for."""
+        splits = task.splits
+        return {
+            "test items": splits.test[: self.test_rows],
+            "training rows": splits.train[: self.train_rows],
+            "validation rows": splits.validation[: self.validation_rows],
+        }
+
+
+class LadderConfig(ClimbConfig):
+    """Settings of `tunesmith ladder`."""
+
     routes: list[str | dict[str, Any]] = [*_ROUTES]
     """which routes; few-shot:shots=8 sets a route's own parameters"""
     baselines: list[str] = [*_BASELINES]
@@ -48,12 +82,6 @@ class LadderConfig(Config):
     """seeded draws of demonstrations"""
     ranks: list[Annotated[int, Field(ge=1)]] = Field([16], min_length=1)
     """ranks of the LoRA route, each a row"""
-    train_rows: int = Field(1600, ge=1)
-    """at most this many training rows"""
-    validation_rows: int = Field(200, ge=0)
-    """at most this many rows for early stopping"""
-    test_rows: int = Field(1000, ge=1)
-    """at most this many items to measure on"""
     guard_rows: int = Field(100, ge=1)
     """rows of each guard task for forgetting"""
     train: FitParameters = FitParameters.model_validate({})
@@ -65,24 +93,10 @@ class LadderConfig(Config):
     budget_minutes: float | None = Field(None, gt=0)
     """start no route that would not finish within this"""
     price: Price = Price()
-    dtype: Literal["auto", "bf16", "fp32", "bfloat16", "float32"] = "auto"
-    """precision of the weights; auto = bf16 where the processor has it"""
-    threads: int | None = Field(None, ge=1)
-    """processor threads; absent = all"""
-    seed: int = 0
-    """decides the draws of demonstrations, the order of rows, and initial weights"""
-    run_dir: str | None = None
-    """absent = runs/ladder-TASK, with --quick runs/ladder-TASK-quick"""
     engine: Literal["local", "ray"] = "local"
     """local = one route after another; ray = side by side, each where processors (--threads) and memory for it are free"""
     address: str | None = None
     """a running Ray cluster, for example auto or ray-head:6379; absent = start one here; needs --engine ray"""
-    overwrite: bool = False
-    """throw away finished routes in run_dir"""
-    resume: bool = True
-    """reuse finished routes in run_dir; --resume false is --overwrite"""
-    skip_bad_rows: bool = False
-    """go on with the good rows of a file and list the bad ones"""
 
     @model_validator(mode="after")
     def _one_after_another(self) -> LadderConfig:
@@ -95,15 +109,6 @@ class LadderConfig(Config):
     def quickened(self) -> LadderConfig:
         """Return the settings of a first look: fewer rows and draws."""
         return self.model_copy(update={key: min(value, getattr(self, key)) for key, value in _QUICK.items()})
-
-    def rows(self, task: Task) -> dict[str, list[Example]]:
-        """Return the rows of a task that are used, by what they are used for."""
-        splits = task.splits
-        return {
-            "test items": splits.test[: self.test_rows],
-            "training rows": splits.train[: self.train_rows],
-            "validation rows": splits.validation[: self.validation_rows],
-        }
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -35,7 +35,7 @@ def require_memory(
     most, tokens = limit_gb(training.device, limit), tokens_at_once(lengths_of(training.data), training.how)
     peak = memory.peak_gb(tokens)
     if _NEAR * most < peak <= most:
-        peak = measure_peak_gb(training, keeps_best)
+        peak, _ = measure_peak_gb(training, keeps_best)
     if peak > most:
         options = settings_that_fit(training, memory, most, model)
         raise UserError(

@@ -108,7 +108,7 @@ def _climb_elsewhere(
     left = {k: spec for k, spec in routes.items() if finished[k] is None and not ROUTES.get(spec["name"]).unsuitable(task)}
     if not left:
         return
-    assignments = {label: _assignment(config, folder_of(folder, label), spec, []) for label, spec in left.items()}
+    assignments = {label: assignment_of(config, folder_of(folder, label), spec, []) for label, spec in left.items()}
     failures = climb_side_by_side(assignments, memory_needed(config, task, left), config.address)
     for label, spec in left.items():
         found = read(config, folder_of(folder, label), spec)
@@ -118,7 +118,7 @@ def _climb_elsewhere(
 def _climb_route(config: LadderConfig, folder: Path, label: str, spec: dict[str, Any], estimates: Estimates) -> Climb | Failure:
     say(f"climbing {label}" + estimates.promise(label))
     began = time.monotonic()
-    failure = run_child(_assignment(config, folder, spec, []))
+    failure = run_child(assignment_of(config, folder, spec, []))
     climb = read(config, folder, spec)
     if climb is None:
         return failure or Failure("it ended without a result")
@@ -151,7 +151,7 @@ def _climb_baselines(config: LadderConfig, task: Task, folder: Path, climbed: Cl
 
     show()
     missing = [name for name in suited if name not in shown]
-    failure = run_child(_assignment(config, folder, {}, missing), show) if missing else None
+    failure = run_child(assignment_of(config, folder, {}, missing), show) if missing else None
     for name in suited:
         if name in shown:
             climbed.rows.append(shown[name])
@@ -198,7 +198,8 @@ def _price(config: LadderConfig, result: RouteResult) -> float | None:
     return None
 
 
-def _assignment(config: LadderConfig, path: Path, spec: dict[str, Any], baselines: list[str]) -> Assignment:
+def assignment_of(config: LadderConfig, path: Path, spec: dict[str, Any], baselines: list[str]) -> Assignment:
+    """Return what one process is to climb into the folder `path`: a route, or baselines."""
     return Assignment(
         task=config.task, model=config.model, dtype=config.dtype, threads=config.threads, seed=config.seed,
         train_rows=config.train_rows, validation_rows=config.validation_rows, test_rows=config.test_rows,

@@ -53,7 +53,8 @@ def run(config: Config) -> dict[str, Any]:
     memory, limit = plan.count_memory(training, it.keeps_best), plan.limit_gb(training.device, config.max_memory_gb)
     counted = memory.peak_gb(plan.tokens_at_once(lengths_of(training.data), training.how))
     before = peak_gb() if training.device.type == "cpu" else 0.0
-    real = plan.calibrate(training, it.keeps_best) if counted <= limit else None
+    evaluate = it.validation.measure if it.validation and it.keeps_best else None
+    real = plan.calibrate(training, it.keeps_best, evaluate) if counted <= limit else None
     fits = real is not None and real.peak_gb <= limit
     folder = tune.folder_of(config)
     checkpoints, artefact = plan.disk_bytes(training, it.keeps_best), _artefact_bytes(it)
@@ -68,6 +69,7 @@ def run(config: Config) -> dict[str, Any]:
         "peak_memory_gb": max(real.peak_gb if real else counted, before), "available_gb": limit,
         "settings_that_fit": [] if fits else settings_that_fit(training, memory, limit, it.lm.model),
         "seconds": real.seconds if real else None, "tokens_per_second": real.tokens_per_second if real else None,
+        "evaluation_seconds": real.evaluation_seconds * training.how.evaluations if real else None,
         "loading_seconds": loading, "disk_gb": (checkpoints + artefact) / 1e9, "checkpoint_gb": checkpoints / 1e9,
         "artefact_gb": artefact / 1e9,
         "warnings": [*it.rows.warnings, *_warnings(config, folder, over_long, checkpoints + artefact)],
@@ -114,7 +116,8 @@ def render(report: dict[str, Any]) -> str:
     time_line = "unknown, since it does not fit"
     if report["seconds"] is not None:
         time_line = (
-            f"about {duration(report['seconds'])} at {report['tokens_per_second']:,.0f} tokens/s, plus evaluating and saving"
+            f"about {duration(report['seconds'])} at {report['tokens_per_second']:,.0f} tokens/s, plus "
+            f"{duration(report['evaluation_seconds'])} of evaluating, and saving"
         )
     room = f"of {report['available_gb']:.2f} GB" + ("" if report["fits"] else ": IT DOES NOT FIT")
     facts = [

@@ -18,7 +18,7 @@ from tunesmith.evaluate.report.record import LadderReport, to_json
 from tunesmith.evaluate.report.terminal import table, write_markdown
 from tunesmith.evaluate.verdict import is_reference, judge
 from tunesmith.recipes._climb import by_draw, items_hash
-from tunesmith.recipes._ladder_config import LadderConfig, Price, flat
+from tunesmith.recipes._ladder_config import ClimbConfig, LadderConfig, Price, flat
 from tunesmith.recipes._orchestrate import Climb, Climbed, with_interval
 from tunesmith.stats.compare import Comparison, compare
 
@@ -51,9 +51,9 @@ def write_report(folder: Path, report: LadderReport) -> dict[str, Any]:
     return content
 
 
-def command_of(config: LadderConfig) -> str:
-    """Return the command that climbs this ladder, ready to be pasted into a shell."""
-    words = ["tunesmith", "ladder", config.task]
+def command_of(config: ClimbConfig, verb: str = "ladder") -> str:
+    """Return the command that does this again, ready to be pasted into a shell."""
+    words = ["tunesmith", verb, config.task]
     for key, value in flat(config.model_dump(exclude_defaults=True, exclude={"task", "overwrite", "resume"})).items():
         if value is True:
             words.append(f"--{key}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,8 @@ from tunesmith.core.errors import UserError, unknown
 from tunesmith.core.records import Encoded, Example
 from tunesmith.data import check as x_ray
 from tunesmith.data import formats
-from tunesmith.data.task import Task, embedded_tasks, load_task
+from tunesmith.data._templates import is_jinja, lint, rendered_rows, unused_fields
+from tunesmith.data.task import Task, answer_field, embedded_tasks, load_task
 from tunesmith.recipes._estimates import check_model
 from tunesmith.recipes._samples import sample
 
@@ -83,6 +85,12 @@ def _task(config: Config, tokenizer: Any) -> tuple[x_ray.DataCheck, list[Encoded
         task.name, _splits(config, task), text_of=lambda e: task.template.prompt(e.fields), label_of=task.gold,
         tokens_of=lambda e: len(prompts.training(e)), max_length=config.max_length,
     )  # fmt: skip
+    said = lint(task.file.texts, task.verbalizer)
+    if not task.file.data.source:
+        answer = answer_field(task.file, task.splits.train[0].fields)
+        unused = ", ".join(map(repr, unused_fields(task.file.texts.values(), task.splits.train, answer)))
+        said += [f"no template uses {unused}"] if unused else []
+    checked = replace(checked, warnings=(*checked.warnings, *said))
     return checked, [prompts.training(e) for e in task.splits.train[: config.samples]]
 
 
@@ -101,7 +109,11 @@ def _rows(path: Path, task: Task) -> x_ray.Rows:
     # Rows the reader takes and the task cannot use: a field the template needs is missing, a label is no choice.
     unfit = {row.where: row for row in task.splits.bad if row.where not in known}
     bad += [unfit[e.where] for e in examples if e.where in unfit]
-    return [e for e in examples if e.where not in unfit], bad, sniffed
+    good = [e for e in examples if e.where not in unfit]
+    if is_jinja(task.file.template):
+        rendered, _ = rendered_rows(task.file.texts, task.file.answer_choices, good)
+        good = [row for row in rendered if isinstance(row, Example)]
+    return good, bad, sniffed
 
 
 def _file(config: Config, path: Path, tokenizer: Any) -> tuple[x_ray.DataCheck, list[Encoded]]:

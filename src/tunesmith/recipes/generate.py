@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tunesmith.core.config import Config as BaseConfig
 from tunesmith.core.errors import UserError
+
+if TYPE_CHECKING:
+    from tunesmith.models.constraint import Constraint
 
 POSITIONAL = "prompt"
 EXAMPLES = (
@@ -37,11 +40,23 @@ class Config(BaseConfig):
     """completions a prompt"""
     stop: list[str] = []
     """strings that end an answer"""
+    choices: list[str] = []
+    """answers must be one of these words"""
+    regex: str | None = None
+    """answers must match this regular expression"""
+    json_schema: str | None = None
+    """answers must be JSON that fits the schema in this file"""
     out: str | None = None
     """JSONL file for prompts and completions"""
     dtype: str = "auto"
     threads: int | None = None
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_constraint(self) -> Config:
+        if len([c for c in (self.choices, self.regex, self.json_schema) if c]) > 1:
+            raise ValueError("choices, regex and json_schema exclude each other")
+        return self
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -54,11 +69,13 @@ def run(config: Config) -> dict[str, Any]:
     from tunesmith.models.generate import generate
     from tunesmith.recipes._models import load, quiet_libraries, use_threads
 
-    prompts = _prompts(config)
+    prompts, constraint = _prompts(config), _constraint(config)
     quiet_libraries()
     use_threads(config.threads)
     lm = load(config.model, config.adapter, config.dtype)
-    answers = generate(lm, prompts, config.max_new_tokens, config.temperature, config.seed, config.n, config.stop, config.top_p)
+    answers = generate(
+        lm, prompts, config.max_new_tokens, config.temperature, config.seed, config.n, config.stop, config.top_p, constraint
+    )
     rows = [
         {"prompt": p, "completions": [{"text": c.text, "stop_reason": c.stop_reason} for c in cs]}
         for p, cs in zip(prompts, answers, strict=True)
@@ -66,6 +83,20 @@ def run(config: Config) -> dict[str, Any]:
     if config.out:
         write_jsonl(Path(config.out), rows)
     return {"status": "done", "answers": rows, "out": config.out}
+
+
+def _constraint(config: Config) -> Constraint | None:
+    """Return what answers must match."""
+    from tunesmith.models.constraint import Constraint
+
+    if config.choices:
+        return Constraint.choices(config.choices)
+    if config.json_schema:
+        try:
+            return Constraint.json_schema(Path(config.json_schema).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{config.json_schema} cannot be read as UTF-8 text ({error})") from None
+    return Constraint(config.regex) if config.regex else None
 
 
 def _prompts(config: Config) -> list[str]:

@@ -48,9 +48,9 @@ def run(config: Config) -> dict[str, Any]:
     command = command_of(config)
     full, config = (config, config.quickened()) if config.quick else (None, config)
     routes, task = prepare(config)
-    folder = Path(config.run_dir or f"runs/ladder-{_slug(task.name)}{'-quick' if config.quick else ''}")
+    folder = Path(config.run_dir or f"runs/ladder-{slug(task.name)}{'-quick' if config.quick else ''}")
     with alone(folder):
-        Run(folder, _inputs(config, task), {"command": command}, config.overwrite or not config.resume)
+        Run(folder, inputs_of(config, task), {"command": command}, config.overwrite or not config.resume)
         say(_announcement(config, task, routes))
         climbed = climb_all(config, full, task, routes, folder)
         check_comparable([result for result, _ in climbed.rows])
@@ -96,7 +96,7 @@ def route_specs(config: Config) -> dict[str, dict[str, Any]]:
     specs: dict[str, dict[str, Any]] = {}
     for given in config.routes:
         entry, parameters = ROUTES.parameters(given)
-        name = given.partition(":")[0] if isinstance(given, str) else given["name"]
+        name = (given if isinstance(given, str) else given["name"]).partition(":")[0]
         open_keys = set(type(parameters).model_fields) - parameters.model_fields_set
         shared = {key: getattr(config, key) for key in ("shots", "draws") if key in open_keys}
         for ranks in [{"rank": rank} for rank in config.ranks] if "rank" in open_keys else [{}]:
@@ -108,7 +108,7 @@ def route_specs(config: Config) -> dict[str, dict[str, Any]]:
     return specs
 
 
-def _inputs(config: Config, task: Task) -> dict[str, Any]:
+def inputs_of(config: Config, task: Task) -> dict[str, Any]:
     """What every finished route depends on; which routes are wanted, and what an hour costs, is not among it."""
     free = {
         "task", "run_dir", "overwrite", "resume", "quick", "routes", "baselines", "ranks", "shots", "draws", "target",
@@ -121,7 +121,8 @@ def _inputs(config: Config, task: Task) -> dict[str, Any]:
     return {**flat(settings), "task": task.name, "template": task.template_hash, "metrics": list(task.metrics), **rows}
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """Return a task's name as part of a folder's name."""
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "task"
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import heapq
 import math
+import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,11 +70,13 @@ class Calibration:
     Attributes:
         seconds: of the whole training, evaluating and saving left out. tokens_per_second: real tokens.
         peak_gb: of the training, 10^9 bytes; loading the model may have taken more.
+        evaluation_seconds: of measuring once on validation rows.
     """
 
     seconds: float
     tokens_per_second: float
     peak_gb: float
+    evaluation_seconds: float
 
 
 def count_memory(training: Training, keeps_best: bool) -> Memory:
@@ -116,13 +119,16 @@ def steps_of(training: Training) -> int:
     return Rehearsal(training).plan.total
 
 
-def calibrate(training: Training, keeps_best: bool) -> Calibration:
+def calibrate(training: Training, keeps_best: bool, evaluate: Callable[[], object] | None = None) -> Calibration:
     """Make a few real steps and take them back: the heaviest micro-batches for memory, typical steps for time.
 
     Call it only where `count_memory` says that the training fits.
+
+    Args:
+        evaluate: what the training measures on validation rows, done once.
     """
     plan = Rehearsal(training).plan
-    peak = measure_peak_gb(training, keeps_best)
+    peak, evaluation_seconds = measure_peak_gb(training, keeps_best, evaluate)
     rate = 0.0  # The work of an update does not depend on how far it goes.
     with Rehearsal(training) as rehearsal:
         steps = sorted((plan.examples(step) for step in range(min(plan.total, 64))), key=lambda rows: sum(map(len, rows)))
@@ -131,18 +137,26 @@ def calibrate(training: Training, keeps_best: bool) -> Calibration:
                 break
             rehearsal.step(rate, steps[round(place * (len(steps) - 1))])
         per_second = rehearsal.tokens / rehearsal.seconds
-    return Calibration(plan.tokens / per_second, per_second, peak)
+    return Calibration(plan.tokens / per_second, per_second, peak, evaluation_seconds)
 
 
-def measure_peak_gb(training: Training, keeps_best: bool) -> float:
-    """Make one step on the longest rows, take it back, and return the memory in use at its highest, 10^9 bytes."""
+def measure_peak_gb(training: Training, keeps_best: bool, evaluate: Callable[[], object] | None = None) -> tuple[float, float]:
+    """Make one step on the longest rows, evaluate, and take it back.
+
+    Returns:
+        The memory in use at its highest, 10^9 bytes, and the seconds of evaluating.
+    """
     _reset(training.device)
     with Rehearsal(training) as rehearsal:
         rehearsal.step(0.0, _heaviest(training.data, training.how))
+        start = time.perf_counter()
+        if evaluate:
+            evaluate()
+        seconds = time.perf_counter() - start
         peak = _recent_peak(training.device)
     # To take the step back, the weights were kept, as a training does that evaluates.
     kept = 0 if keeps_best else sum(p.nbytes for p in training.parameters.values())
-    return peak - kept / 1e9
+    return peak - kept / 1e9, seconds
 
 
 def disk_bytes(training: Training, best: bool) -> int:

@@ -1,1 +1,1 @@
-"""How few-shot demonstrations are chosen: one file each, `choose(pool, items, shots, seed, embed)`."""
+"""How few-shot demonstrations are chosen: one file each, `choose(pool, items, shots, seed, label_of, similar)`."""

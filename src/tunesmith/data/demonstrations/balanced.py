@@ -5,14 +5,14 @@ from __future__ import annotations
 import random as _random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from tunesmith.core.records import Example, WorkedExample
+from tunesmith.data.demonstrations._similar import Similar
 
 
 def choose(
     pool: Sequence[Example], items: Sequence[Example], shots: int, seed: int, *,
-    label_of: Callable[[Example], str], embed: Callable[[Sequence[Example]], Any] | None = None,
+    label_of: Callable[[Example], str], similar: Similar | None = None,
 ) -> list[list[Example]]:  # fmt: skip
     """Return the demonstrations of each item, the same for all; labels take turns until `shots` rows are drawn."""
     generator = _random.Random(seed)

@@ -1,35 +1,32 @@
-"""Nearest demonstrations: per item, the pool rows with the most similar embedding, nearest last (Liu et al. 2022, KATE)."""
+"""Nearest demonstrations: per item, the pool rows most similar to it, nearest last (Liu et al. 2022, KATE)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from tunesmith.core.errors import UserError
 from tunesmith.core.records import Example, WorkedExample
+from tunesmith.data.demonstrations._similar import Similar, needed
 
 
 def choose(
     pool: Sequence[Example], items: Sequence[Example], shots: int, seed: int, *,
-    label_of: Callable[[Example], str], embed: Callable[[Sequence[Example]], Any] | None = None,
+    label_of: Callable[[Example], str], similar: Similar | None = None,
 ) -> list[list[Example]]:  # fmt: skip
     """Return the demonstrations of each item.
 
     Args:
-        embed: examples -> unit vectors [N, D]; cosine similarity is then a matrix product.
+        similar: how alike items and rows of the pool are.
         seed, label_of: unused by this choice, which has nothing random and looks at no label.
 
     Raises:
-        UserError: no `embed` was given.
+        UserError: no `similar` was given.
     """
     import numpy as np
 
-    if embed is None:
-        raise UserError("choosing the nearest demonstrations needs embeddings")
+    likeness = needed(similar, "the nearest")
     if not items:
         return []
-    similar = embed(items) @ embed(pool).T
-    order = np.argsort(-similar, axis=1, kind="stable")[:, :shots]
+    order = np.argsort(-np.asarray(likeness(items, pool)), axis=1, kind="stable")[:, :shots]
     return [[pool[i] for i in row[::-1]] for row in order]
 
 

@@ -55,12 +55,13 @@ class Extremes:
 
 @dataclass(frozen=True)
 class Sample:
-    """One query as the model saw it."""
+    """One query as the model saw it; `sources` are the ids of the passages it rests on."""
 
     route: str
     prompt: str
     item: Item
     scores: tuple[tuple[str, str], ...]
+    sources: tuple[str, ...] = ()
 
 
 def confidence(prediction: Prediction) -> float | None:
@@ -141,7 +142,8 @@ def _sample(route: str, p: Prediction) -> Sample:
         prompt = prompt[:half] + gap + prompt[-half:]
     ordered = sorted(p.scores.items(), key=lambda pair: (-pair[1], pair[0]))
     scores = tuple((numbers.clean(label), numbers.fixed(score, 3)) for label, score in ordered)
-    return Sample(route, numbers.clean(prompt), _item(p.id, {route: {p.id: p}}), scores)
+    sources = tuple(_short(source, _ANSWER) for source in p.sources)
+    return Sample(route, numbers.clean(prompt), _item(p.id, {route: {p.id: p}}), scores, sources)
 
 
 def _typical_draws(report: LadderReport) -> dict[str, Answers]:

@@ -8,7 +8,7 @@
                     ms_per_query (batched), p50_ms, p95_ms (one query at a time), price_per_1000 (or null),
                     forgetting (or null): {text, perplexity_before, perplexity_after, accuracy_change, tasks},
                     reference (true for a line such as one human, which is no candidate),
-                    items_hash, template_hash, scorer, notes
+                    items_hash, template_hash, scorer, notes, templates (of each draw; [] = the task's)
     best            route with the highest metric (references left out), or null
     verdict         {sentence, recommended (or null), evidence ("clear", "insufficient evidence"), details,
                     rows_to_settle (or null)}

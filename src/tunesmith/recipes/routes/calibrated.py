@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tunesmith.recipes._climb import Climbed, by_draw
+from tunesmith.recipes._prompting import fitting, forms
 from tunesmith.recipes._workload import Sizes, Workload
 from tunesmith.recipes.routes import few_shot
 
 if TYPE_CHECKING:
     from tunesmith.data.task import Task
+    from tunesmith.evaluate.results import Prediction
     from tunesmith.recipes._climb import Workshop
 
 KIND = "prompt"
@@ -37,21 +40,34 @@ def workload(parameters: Parameters, sizes: Sizes) -> Workload:
 
 def climb(shop: Workshop, parameters: Parameters) -> Climbed:
     """Ask every item after the same demonstrations as few-shot, and correct for the prompt's own leaning."""
-    from tunesmith.evaluate.answer import calibration_prior, recalibrated
-    from tunesmith.recipes._prompting import ask_draws
-
-    start = time.perf_counter()
-    draws = few_shot.demonstrations(shop, parameters)
-    priors = [calibration_prior(shop.asker(), draw[0]) for draw in draws]
-    seconds = time.perf_counter() - start
-    uncalibrated = shop.finished(few_shot.label(parameters), parameters.model_dump())
-    if uncalibrated is None:
-        return ask_draws(shop, label(parameters), draws, priors, seconds)
+    label_before = few_shot.label(parameters)
+    finished = shop.finished(label_before, parameters.model_dump())
+    if finished is None:
+        climbed = few_shot.climb(shop, few_shot.Parameters(**parameters.model_dump()))
+        draws, seconds = _calibrated(shop, parameters, climbed.draws)
+        return replace(climbed, draws=draws, seconds=seconds)
     # The same prompts were scored for few-shot; calibration only subtracts, so asking again would give the same numbers.
-    before, predictions = uncalibrated
-    shared = [[recalibrated(p, priors[p.draw]) for p in draw] for draw in by_draw(predictions)]
+    before, predictions = finished
+    draws, seconds = _calibrated(shop, parameters, by_draw(predictions))
     note = f"scores shared with {before.route}; seconds are what finding the prior took"
     return Climbed(
-        shared, before.evaluation_seconds, before.tokens_per_query, (before.p50_ms, before.p95_ms), seconds,
-        peak_memory_gb=before.peak_memory_gb, notes=[note],
+        draws, before.evaluation_seconds, before.tokens_per_query, (before.p50_ms, before.p95_ms), seconds,
+        peak_memory_gb=before.peak_memory_gb, notes=[note], templates=before.templates,
     )  # fmt: skip
+
+
+def _calibrated(shop: Workshop, parameters: Parameters, draws: list[list[Prediction]]) -> tuple[list[list[Prediction]], float]:
+    """Return the draws with the prior of their own prompts subtracted, and the seconds that took; p_cf depends on the prompt."""
+    from tunesmith.evaluate.answer import calibration_priors, recalibrated
+
+    start = time.perf_counter()
+    shown = few_shot.demonstrations(shop, parameters)
+    asks = [(task, draw) for task in forms(shop.task, parameters.templates).values() for draw in shown]
+    found = []
+    for (task, wanted), predictions in zip(asks, draws, strict=True):
+        per_item = fitting(shop, task, wanted, parameters.drop_shots) or wanted
+        keys = [tuple(e.id for e in one) for one in per_item]
+        distinct = dict(zip(keys, per_item, strict=True))
+        priors = dict(zip(distinct, calibration_priors(shop.with_task(task).asker(), list(distinct.values())), strict=True))
+        found.append([recalibrated(p, priors[key]) for p, key in zip(predictions, keys, strict=True)])
+    return found, time.perf_counter() - start

@@ -9,6 +9,8 @@ from pydantic import Field
 from tunesmith.core.config import Config
 from tunesmith.core.records import Example
 from tunesmith.core.registry import DEMONSTRATIONS
+from tunesmith.core.seeds import derive
+from tunesmith.recipes._prompting import Templates, ask_draws, in_blocks
 from tunesmith.recipes._workload import Sizes, Workload
 
 if TYPE_CHECKING:
@@ -27,11 +29,23 @@ class Parameters(Config):
     """how often demonstrations are drawn anew; few-shot accuracy varies more by draw than most people expect"""
     choice: Literal["balanced", "random"] = "balanced"
     """how they are drawn: labels as equal as they can be, or whatever comes"""
+    per_item: bool = False
+    """draw anew for every item instead of once for all; slower, because nothing is shared"""
+    order: Literal["drawn", "blocks"] = "drawn"
+    """as drawn, which is random, or label by label"""
+    templates: Templates = "first"
+    """the task's first template, or all of them, reported with their spread"""
+    drop_shots: bool = True
+    """leave out the first demonstrations of a prompt that would not fit the model; no = it is an error"""
 
 
 def label(parameters: Parameters) -> str:
-    """Name of the row in the table."""
-    return f"{parameters.shots}-shot" + ("" if parameters.choice == "balanced" else f" {parameters.choice}")
+    """Name of the row in the table: the shots, and whatever else is not as usual."""
+    others = [parameters.choice] if parameters.choice != "balanced" else []
+    others += ["per item"] if parameters.per_item else []
+    others += ["in blocks"] if parameters.order == "blocks" else []
+    others += ["all templates"] if parameters.templates == "all" else []
+    return " ".join([f"{parameters.shots}-shot", *others])
 
 
 def unsuitable(task: Task) -> str:
@@ -46,13 +60,20 @@ def workload(parameters: Parameters, sizes: Sizes) -> Workload:
 
 def climb(shop: Workshop, parameters: Parameters) -> Climbed:
     """Ask every item after the same demonstrations, once a draw."""
-    from tunesmith.recipes._prompting import ask_draws
-
-    return ask_draws(shop, label(parameters), demonstrations(shop, parameters))
+    shown = demonstrations(shop, parameters)
+    return ask_draws(shop, label(parameters), shown, templates=parameters.templates, drop_shots=parameters.drop_shots)
 
 
 def demonstrations(shop: Workshop, parameters: Parameters) -> list[list[list[Example]]]:
     """Return per draw, per item, the examples shown; a draw's number decides them, in whichever route."""
     choose = DEMONSTRATIONS.get(parameters.choice).choose
-    numbers = range(parameters.draws)
-    return [choose(shop.train, shop.items, parameters.shots, shop.draw_seed(d), label_of=shop.task.gold) for d in numbers]
+    found = []
+    for draw in range(parameters.draws):
+        seed, per_item = shop.draw_seed(draw), parameters.per_item
+        groups = [[item] for item in shop.items] if per_item else [shop.items]
+        seeds = [derive(seed, item.id) for item in shop.items] if per_item else [seed]
+        chosen: list[list[Example]] = []
+        for items, one in zip(groups, seeds, strict=True):
+            chosen += choose(shop.train, items, parameters.shots, one, label_of=shop.task.gold)
+        found.append([in_blocks(c, shop.task.gold) for c in chosen] if parameters.order == "blocks" else chosen)
+    return found

@@ -1,14 +1,17 @@
-"""Few-shot with the nearest training rows: demonstrations chosen per item by MiniLM similarity (Liu et al. 2022)."""
+"""Few-shot with rows chosen for each item: the nearest by meaning or words (Liu et al. 2022), or near and diverse ones."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from tunesmith.core.config import Config
-from tunesmith.core.registry import DEMONSTRATIONS
+from tunesmith.core.records import Example
+from tunesmith.core.registry import DEMONSTRATIONS, RETRIEVERS
+from tunesmith.recipes._prompting import Templates, ask_draws, in_blocks
 from tunesmith.recipes._workload import Sizes, Workload
 
 if TYPE_CHECKING:
@@ -22,12 +25,25 @@ class Parameters(Config):
     """What retrieval-chosen demonstrations can be told."""
 
     shots: int = Field(4, ge=1)
-    """demonstrations before an item, the nearest last"""
+    """demonstrations before an item"""
+    choice: Literal["nearest", "diverse"] = "nearest"
+    """the most similar training rows, or similar ones that are unlike each other (maximal marginal relevance)"""
+    by: Literal["meaning", "words"] = "meaning"
+    """similar = a MiniLM embedding in the same direction, or rare words in common (BM25; needs the package bm25s)"""
+    order: Literal["nearest_last", "blocks"] = "nearest_last"
+    """the most similar next to the item, or label by label"""
+    templates: Templates = "first"
+    """the task's first template, or all of them, reported with their spread"""
+    drop_shots: bool = True
+    """leave out the first demonstrations of a prompt that would not fit the model; no = it is an error"""
 
 
 def label(parameters: Parameters) -> str:
     """Name of the row in the table."""
-    return f"{parameters.shots}-shot nearest"
+    others = ["BM25"] if parameters.by == "words" else []
+    others += ["in blocks"] if parameters.order == "blocks" else []
+    others += ["all templates"] if parameters.templates == "all" else []
+    return " ".join([f"{parameters.shots}-shot {parameters.choice}", *others])
 
 
 def unsuitable(task: Task) -> str:
@@ -41,14 +57,34 @@ def workload(parameters: Parameters, sizes: Sizes) -> Workload:
 
 
 def climb(shop: Workshop, parameters: Parameters) -> Climbed:
-    """Embed training rows and items, then ask every item after its own nearest rows."""
-    from tunesmith.models.embed import embed_texts
-    from tunesmith.recipes._prompting import ask_draws
-
+    """Compare training rows and items, then ask every item after the rows chosen for it."""
     start = time.perf_counter()
-    template = shop.task.template
-    chosen = DEMONSTRATIONS.get("nearest").choose(
-        shop.train, shop.items, parameters.shots, shop.seed, label_of=shop.task.gold,
-        embed=lambda examples: embed_texts([template.prompt(e.fields) for e in examples], "embedding"),
-    )  # fmt: skip
-    return ask_draws(shop, label(parameters), [chosen], seconds=time.perf_counter() - start)
+    chosen = DEMONSTRATIONS.get(parameters.choice).choose(
+        shop.train, shop.items, parameters.shots, shop.seed, label_of=shop.task.gold, similar=_similar(shop, parameters.by)
+    )
+    if parameters.order == "blocks":
+        chosen = [in_blocks(rows, shop.task.gold) for rows in chosen]
+    return ask_draws(shop, label(parameters), [chosen], time.perf_counter() - start, parameters.templates, parameters.drop_shots)
+
+
+def _similar(shop: Workshop, by: str) -> Callable[[Sequence[Example], Sequence[Example]], Any]:
+    """Return what compares rows: [Q rows, N training rows or items] scores; every row is read once."""
+    import numpy as np
+
+    rows = {row.id: row for row in (*shop.train, *shop.items)}
+    at = {name: number for number, name in enumerate(rows)}
+
+    def places(some: Sequence[Example]) -> Any:
+        return np.array([at[row.id] for row in some])
+
+    if by == "meaning":
+        from tunesmith.models.embed import embed_texts
+
+        vectors = embed_texts([shop.task.template.prompt(row.fields) for row in rows.values()], "embedding")
+        return lambda these, those: vectors[places(these)] @ vectors[places(those)].T
+    bm25 = RETRIEVERS.get("bm25")
+    # How rare a word is follows from the training rows alone; the words every prompt has would only be in the way.
+    train = {row.id: number for number, row in enumerate(shop.train)}
+    texts = [" ".join(str(row.fields[name]) for name in shop.task.template.fields) for row in rows.values()]
+    search = bm25.searcher(bm25.build([texts[at[row.id]] for row in shop.train], bm25.Parameters()), bm25.Parameters())
+    return lambda these, those: search([texts[i] for i in places(these)])[:, [train[row.id] for row in those]]

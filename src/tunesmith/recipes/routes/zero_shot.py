@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tunesmith.core.config import Config
+from tunesmith.recipes._prompting import Templates, ask_draws
 from tunesmith.recipes._workload import Sizes, Workload
 
 if TYPE_CHECKING:
@@ -15,12 +16,15 @@ KIND = "prompt"
 
 
 class Parameters(Config):
-    """Zero-shot has nothing to choose."""
+    """What zero-shot prompting can be told."""
+
+    templates: Templates = "first"
+    """the task's first template, or all of them, each a draw, reported with their spread"""
 
 
 def label(parameters: Parameters) -> str:
     """Name of the row in the table."""
-    return "zero-shot"
+    return "zero-shot" + (" all templates" if parameters.templates == "all" else "")
 
 
 def unsuitable(task: Task) -> str:
@@ -35,6 +39,4 @@ def workload(parameters: Parameters, sizes: Sizes) -> Workload:
 
 def climb(shop: Workshop, parameters: Parameters) -> Climbed:
     """Ask every item with its bare prompt."""
-    from tunesmith.recipes._prompting import ask_draws
-
-    return ask_draws(shop, "zero-shot", [None])
+    return ask_draws(shop, label(parameters), [None], templates=parameters.templates)

@@ -1,0 +1,198 @@
+"""Places in a batch that is decoded token by token: each holds one answer's keys and values, and is taken again when it ends.
+
+What all prompts share is read once and kept once for all places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tunesmith.core.levers import on
+from tunesmith.models.branches import Group, Kept, Past, Row, additive, library_cache, read
+from tunesmith.models.load import LM
+from tunesmith.models.prefix_tree import prefix_tree
+from tunesmith.models.trunk import is_llama_like, trunk_of
+
+_PLACES = 32
+_TOKENS_PER_BATCH = 4096
+# Attention looks at a multiple of so many keys: products of the same shape come again and again.
+_STEP = 16
+
+
+def open_slots(lm: LM, prompts: Sequence[tuple[int, ...]], new_tokens: int, cache_gb: float = 2.0) -> OwnSlots | LibrarySlots:
+    """Return places for continuing prompts by at most `new_tokens`; what they all share is read here.
+
+    Args:
+        cache_gb: most memory for keys and values, 10^9 bytes; there is one place at the least.
+    """
+    distinct = list(dict.fromkeys(prompts))
+    past = None
+    if on("prefixes") and len(prompts) > 1 and (shared := _shared(distinct)):
+        past = _read_once(lm.model, distinct[0][:shared])
+    longest = max(map(len, distinct)) + new_tokens
+    own = longest - (past.length if past else 0)
+    size = max(1, min(_PLACES, len(prompts), int(cache_gb * 1e9 / (own * lm.cache_bytes_per_token))))
+    if is_llama_like(lm.model, lm.device, longest):
+        return OwnSlots(lm.model, size, own, past)
+    return LibrarySlots(lm.model, size, past)
+
+
+def _shared(prompts: Sequence[tuple[int, ...]]) -> int:
+    """Return how many tokens all prompts begin with that are worth reading once; the last of each stays its own."""
+    if len(prompts) == 1:
+        return len(prompts[0]) - 1
+    tree = prefix_tree(prompts)
+    return len(tree.children[0].ids) if len(tree.children) == 1 and not tree.prompts else 0
+
+
+def _read_once(model: Any, ids: tuple[int, ...]) -> Past:
+    group = Group([Row(ids)])
+    return group.past_after(0, read(model, [group], keep=True)[1][0])
+
+
+class OwnSlots:
+    """Places whose keys and values lie in memory that is taken once: per layer [2, places, H_kv, tokens, head].
+
+    Args:
+        size: number of places. tokens: most tokens of one, those of the past not counted. past: what all share.
+    """
+
+    def __init__(self, model: Any, size: int, tokens: int, past: Past | None) -> None:
+        self.size, self.past = size, past
+        self._model, self._trunk = model, trunk_of(model)
+        shape = (2, size, self._trunk.shared, -(-tokens // _STEP) * _STEP, self._trunk.width)
+        self._layers = [torch.zeros(shape, dtype=self._trunk.dtype) for _ in range(self._trunk.layers)]
+        self._lengths: list[int] = []
+
+    def room(self, taken: int) -> int:
+        """Return how many prompts can be added when `taken` places are."""
+        return self.size - taken
+
+    def add(self, prompts: Sequence[tuple[int, ...]]) -> torch.Tensor:
+        """Read prompts into free places, equal ones once; returns the hidden states [n, D] after their last tokens."""
+        start = self.past.length if self.past else 0
+        distinct = list(dict.fromkeys(prompts))
+        ends: dict[tuple[int, ...], torch.Tensor] = {}
+        for some in _portions([len(p) - start for p in distinct]):
+            group = Group([Row(distinct[i][start:]) for i in some], self.past)
+            hidden, (kept,) = read(self._model, [group], keep=True)
+            last = -1
+            for number, i in enumerate(some):
+                last += len(group.rows[number])
+                ends[distinct[i]] = hidden[last]
+                for n, prompt in enumerate(prompts):
+                    if prompt == distinct[i]:
+                        self._fill(len(self._lengths) + n, kept, number, len(group.rows[number]))
+        self._lengths += [len(prompt) - start for prompt in prompts]
+        return torch.stack([ends[prompt] for prompt in prompts])
+
+    def _fill(self, place: int, kept: Kept, row: int, length: int) -> None:
+        for layer, (keys, values) in zip(self._layers, kept, strict=True):
+            layer[0, place, :, :length] = keys[:, row, :length]
+            layer[1, place, :, :length] = values[:, row, :length]
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Read one more token in every place; returns the hidden states [places, D] after them."""
+        count, start = len(tokens), self.past.length if self.past else 0
+        places, lengths = torch.arange(count), torch.tensor(self._lengths)
+        most = -(-(max(self._lengths) + 1) // _STEP) * _STEP
+        seen = torch.arange(most) <= lengths[:, None]
+        mask = torch.zeros(seen.shape, dtype=self._trunk.dtype).masked_fill_(~seen, -torch.inf)[:, None, None]
+
+        def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            keys, values = self._layers[layer][:, :count]
+            keys[places, :, lengths], values[places, :, lengths] = k, v
+            # Query heads that share a key head are asked together, as if they were several queries.
+            q = q.reshape(count, keys.shape[1], -1, q.shape[-1])
+            if self.past is not None:
+                return _with_past(q, keys[:, :, :most], values[:, :, :most], mask, self.past.layers[layer])
+            found = torch.nn.functional.scaled_dot_product_attention(q, keys[:, :, :most], values[:, :, :most], attn_mask=mask)
+            return found.reshape(count, -1)
+
+        hidden = self._trunk(torch.tensor(tokens), lengths + start, attend)
+        self._lengths = [length + 1 for length in self._lengths]
+        return hidden
+
+    def keep(self, order: Sequence[int]) -> None:
+        """Keep some places in a new order; one that moves takes a place that is not kept."""
+        for place, old in enumerate(order):
+            if place != old:
+                length = self._lengths[old]
+                for layer in self._layers:
+                    layer[:, place, :, :length] = layer[:, old, :, :length]
+        self._lengths = [self._lengths[old] for old in order]
+
+
+def _with_past(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, past: tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
+    """Attend with q [B, H_kv, G, head] to a past [H_kv, P, head] that all share and to keys [B, H_kv, S, head] of their own."""
+    (old_keys, old_values), (rows, shared, per_key, width) = past, q.shape
+    together = q.transpose(0, 1).reshape(shared, rows * per_key, width)
+    far = torch.bmm(together, old_keys.transpose(1, 2)).view(shared, rows, per_key, -1).transpose(0, 1)
+    near = torch.matmul(q, keys.transpose(2, 3))
+    p = torch.cat([far * width**-0.5, near * width**-0.5 + mask], -1).softmax(-1)
+    old = p[..., : far.shape[-1]].transpose(0, 1).reshape(shared, rows * per_key, -1)
+    found = torch.bmm(old, old_values).view(shared, rows, per_key, width).transpose(0, 1)
+    return (torch.matmul(p[..., far.shape[-1] :], values) + found).reshape(rows, -1)
+
+
+class LibrarySlots:
+    """Places in a cache of transformers, all taken at once: for models and devices without a forward pass of ours."""
+
+    def __init__(self, model: Any, size: int, past: Past | None) -> None:
+        self.size, self.past = size, past
+        self._model = model
+
+    def room(self, taken: int) -> int:
+        """Return how many prompts can be added when `taken` places are: none, until all have ended."""
+        return 0 if taken else self.size
+
+    def add(self, prompts: Sequence[tuple[int, ...]]) -> torch.Tensor:
+        """Read prompts; returns the hidden states [n, D] after their last tokens."""
+        start = self.past.length if self.past else 0
+        group = Group([Row(prompt[start:]) for prompt in prompts], self.past)
+        hidden, (kept,) = read(self._model, [group], keep=True)
+        lengths = torch.tensor([len(row) for row in group.rows], device=hidden.device)
+        self._cache = library_cache(self.past, len(prompts))
+        for layer, (keys, values) in enumerate(kept):
+            self._cache.update(keys.transpose(0, 1), values.transpose(0, 1), layer)
+        own = torch.arange(group.longest, device=hidden.device) < lengths[:, None]
+        self._real = torch.cat([own.new_ones(len(prompts), start), own], 1)
+        self._positions = lengths + start
+        return hidden[lengths.cumsum(0) - 1]
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Read one more token in every place; returns the hidden states [places, D] after them."""
+        self._real = torch.cat([self._real, self._real.new_ones(len(tokens), 1)], 1)
+        hidden = self._model.base_model(
+            input_ids=torch.tensor(tokens, device=self._real.device)[:, None],
+            attention_mask=additive(self._real[:, None], self._model.dtype),
+            position_ids=self._positions[:, None],
+            past_key_values=self._cache,
+            use_cache=True,
+        ).last_hidden_state
+        self._positions = self._positions + 1
+        return hidden[:, 0]
+
+    def keep(self, order: Sequence[int]) -> None:
+        """Keep some places in a new order."""
+        index = torch.tensor(order, dtype=torch.long, device=self._real.device)
+        if order:
+            self._cache.batch_select_indices(index)
+        self._real, self._positions = self._real[index], self._positions[index]
+
+
+def _portions(lengths: Sequence[int]) -> list[list[int]]:
+    """Cut rows into portions of at most a batch of tokens, padding included."""
+    portions: list[list[int]] = []
+    longest = 0
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not portions or (len(portions[-1]) + 1) * longest > _TOKENS_PER_BATCH:
+            portions.append([])
+            longest = lengths[i]
+        portions[-1].append(i)
+    return portions

@@ -1,0 +1,1 @@
+"""Ways to score passages for a query; one file a retriever."""
