@@ -11,6 +11,9 @@ from pathlib import Path
 # Share of the processor's matrix-product speed that a whole forward pass reaches here; measured, see docs/log.md.
 _EFFICIENCY = 0.45
 _START_SECONDS = 8.0
+# Weights of MiniLM that multiply something, and the memory that its training took here.
+_ENCODER_WEIGHTS = 10_800_000
+_ENCODER_GB = 1.2
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,16 @@ def training(sizes: Sizes, passes: float, bytes_per_weight: float) -> Workload:
     # About 34 values a token, layer and unit of width are kept for the backward pass of a Llama block.
     activations = sizes.micro_batch * sizes.width * 34 * sizes.bytes_per_weight / 2
     return Workload(tokens, memory_gb=0.6 + (sizes.weights * bytes_per_weight + activations) / 1e9)
+
+
+def encoder_training(sizes: Sizes, tokens: float, answered: float = 1.0) -> Workload:
+    """Work and memory of training an encoder, counted in forward passes of the ladder's model.
+
+    Args:
+        tokens: trained on, over all epochs. answered: how often the items are asked.
+    """
+    share = _ENCODER_WEIGHTS / sizes.weights
+    return Workload(share * (3 * tokens + answered * sizes.items * sizes.prompt_tokens), memory_gb=_ENCODER_GB)
 
 
 def seconds_of(work: Workload, tokens_per_second: float) -> float:
