@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from tunesmith.core import levers
+from tunesmith.core import levers, memory
 from tunesmith.core.encode import token_ids
 from tunesmith.core.errors import UserError
 from tunesmith.models import branches
@@ -43,10 +43,10 @@ def plain(lm: LM, request: Request) -> tuple[list[float], int]:
     return sums, free
 
 
-def largest_difference(lm: LM, requests: list[Request], left_out: str = "", cache_gb: float = 2.0) -> float:
+def largest_difference(lm: LM, requests: list[Request], left_out: str = "") -> float:
     """Return how far the engine is from the plain way, over all continuations."""
     with levers.without(*filter(None, [left_out])):
-        scored = score_requests(lm, requests, cache_gb=cache_gb)
+        scored = score_requests(lm, requests)
     pairs = zip(scored, requests, strict=True)
     return max(abs(a - b) for s, r in pairs for a, b in zip(s.logprobs, plain(lm, r)[0], strict=True))
 
@@ -101,7 +101,8 @@ def test_a_tree_of_shared_beginnings_is_read_once_whatever_the_cache_allows(toy:
     assert sum(read[:3]) == 40 + 3 * 50 + sum(5 + i + 2 for i in range(4)) * 3
     assert read[:2] == [40, 150]
     read.clear()
-    assert largest_difference(toy, requests, cache_gb=1e-9) <= CLOSE
+    monkeypatch.setattr(memory, "_cache", [1e-9])
+    assert largest_difference(toy, requests) <= CLOSE
     # Without room for more, one passage is read and done with before the next.
     assert read[:3] == [40, 50, sum(5 + i + 2 for i in range(4))]
 

@@ -13,6 +13,7 @@ from tunesmith.core.levers import on
 _PROC = Path("/proc/self")
 # The peaks that `reset_peak` made the system forget.
 _forgotten = [0.0]
+_cache = [2.0]
 
 
 def peak_gb() -> float:
@@ -57,6 +58,16 @@ def use_large_pages() -> None:
     """Let torch take its memory in huge pages; call before its first tensor. Only Linux has them."""
     if sys.platform.startswith("linux") and on("pages"):
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def limit_cache(gb: float) -> None:
+    """Let scoring and generating keep at most this much of keys and values, 10^9 bytes; one text alone may need more."""
+    _cache[0] = gb
+
+
+def cache_gb() -> float:
+    """Return what `limit_cache` was told, or the usual 2."""
+    return _cache[0]
 
 
 def available_gb(root: Path = Path("/")) -> float | None:

@@ -18,6 +18,7 @@ import torch
 from tunesmith.core.encode import token_ids, with_bos
 from tunesmith.core.errors import UserError
 from tunesmith.core.levers import on
+from tunesmith.core.memory import cache_gb
 from tunesmith.core.progress import Progress
 from tunesmith.models.branches import Group, Past, Row, read, soft_past
 from tunesmith.models.load import LM
@@ -56,14 +57,13 @@ class Scored:
         return tuple(math.fsum(tokens) for tokens in self.token_logprobs)
 
 
-def score_requests(lm: LM, requests: Sequence[Request], title: str = "", cache_gb: float = 2.0) -> list[Scored]:
+def score_requests(lm: LM, requests: Sequence[Request], title: str = "") -> list[Scored]:
     """Score requests; the answer does not depend on their order or on how they fall into batches.
 
     Logits are the output layer's of the last hidden state; `load` refuses models that change them afterwards.
 
     Args:
         title: shown with the progress line; "" = silent.
-        cache_gb: most memory for kept beginnings, 10^9 bytes; where one alone needs more, it takes more.
 
     Returns:
         One `Scored` a request, in request order.
@@ -78,7 +78,7 @@ def score_requests(lm: LM, requests: Sequence[Request], title: str = "", cache_g
     for request in requests:
         asked.setdefault(request.prompt, {}).update(dict.fromkeys(request.continuations))
     with torch.inference_mode(), Progress(title, total=len(asked), unit="prompts") as progress:
-        found = _Scoring(lm, list(asked), [tuple(c) for c in asked.values()], cache_gb * 1e9, progress).run()
+        found = _Scoring(lm, list(asked), [tuple(c) for c in asked.values()], progress).run()
     return [_picked(request, *found[request.prompt]) for request in requests]
 
 
@@ -126,11 +126,10 @@ class _Scoring:
     """One call: distinct prompts, per prompt its distinct continuations, and the answers so far."""
 
     def __init__(
-        self, lm: LM, prompts: list[tuple[int, ...]], continuations: list[tuple[tuple[int, ...], ...]], cache_bytes: float,
-        progress: Progress,
-    ) -> None:  # fmt: skip
-        self.lm, self.prompts, self.continuations = lm, prompts, continuations
-        self.cache_bytes, self.progress = cache_bytes, progress
+        self, lm: LM, prompts: list[tuple[int, ...]], continuations: list[tuple[tuple[int, ...], ...]], progress: Progress
+    ) -> None:
+        self.lm, self.prompts, self.continuations, self.progress = lm, prompts, continuations, progress
+        self.cache_bytes = cache_gb() * 1e9
         self.answers: dict[tuple[int, ...], _Answers] = {}
 
     def run(self) -> dict[tuple[int, ...], _Answers]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tunesmith.core.levers import on
+from tunesmith.core.memory import cache_gb
 from tunesmith.models.branches import Group, Kept, Past, Row, additive, library_cache, read, soft_past
 from tunesmith.models.load import LM
 from tunesmith.models.prefix_tree import prefix_tree
@@ -22,11 +23,10 @@ _TOKENS_PER_BATCH = 4096
 _STEP = 16
 
 
-def open_slots(lm: LM, prompts: Sequence[tuple[int, ...]], new_tokens: int, cache_gb: float = 2.0) -> OwnSlots | LibrarySlots:
+def open_slots(lm: LM, prompts: Sequence[tuple[int, ...]], new_tokens: int) -> OwnSlots | LibrarySlots:
     """Return places for continuing prompts by at most `new_tokens`; what they all share is read here.
 
-    Args:
-        cache_gb: most memory for keys and values, 10^9 bytes; there is one place at the least.
+    There are as many as the cache allows (`core.memory.limit_cache`), and one at the least.
     """
     distinct = list(dict.fromkeys(prompts))
     past = soft_past(lm.model)
@@ -34,7 +34,7 @@ def open_slots(lm: LM, prompts: Sequence[tuple[int, ...]], new_tokens: int, cach
     if shared:
         past = _read_once(lm.model, distinct[0][:shared], past)
     own = max(map(len, distinct)) + new_tokens - shared
-    size = max(1, min(_PLACES, len(prompts), int(cache_gb * 1e9 / (own * lm.cache_bytes_per_token))))
+    size = max(1, min(_PLACES, len(prompts), int(cache_gb() * 1e9 / (own * lm.cache_bytes_per_token))))
     if is_llama_like(lm.model, lm.device, own + (past.length if past else 0)):
         return OwnSlots(lm.model, size, own, past, shared)
     return LibrarySlots(lm.model, size, past, shared)

@@ -21,7 +21,7 @@ from typing import Any
 
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.files import canonical, text_hash, write_json
-from tunesmith.core.memory import peak_gb
+from tunesmith.core.memory import limit_cache, peak_gb
 from tunesmith.core.records import Example
 from tunesmith.core.registry import BASELINES, METRICS, ROUTES
 from tunesmith.core.seeds import derive
@@ -44,6 +44,7 @@ class Assignment:
     model: str
     dtype: str
     threads: int | None
+    cache_gb: float
     seed: int
     train_rows: int
     validation_rows: int
@@ -58,7 +59,7 @@ class Assignment:
     @property
     def fingerprint(self) -> str:
         """Hash of everything its result depends on, apart from the rows and weights themselves."""
-        ignored = ("folder", "threads", "baselines", "task", "skip_bad_rows")
+        ignored = ("folder", "threads", "cache_gb", "baselines", "task", "skip_bad_rows")
         values = {key: value for key, value in asdict(self).items() if key not in ignored}
         for key in ("save_steps", "tokens_per_micro_batch", "report_to"):
             values["train"].pop(key)
@@ -273,6 +274,7 @@ def climb(assignment: Assignment) -> int:
 
         quiet_libraries()
         use_threads(assignment.threads)
+        limit_cache(assignment.cache_gb)
         shop = Workshop(assignment)
         if assignment.baselines:
             return climb_baselines(shop)

@@ -28,6 +28,8 @@ class Config(BaseConfig):
     """put the prompts of lm-eval tasks into the model's chat template"""
     dtype: str = "auto"
     threads: int | None = None
+    cache_gb: float = Field(2.0, gt=0, allow_inf_nan=False)
+    """most memory for keys and values of prompts, 10^9 bytes; less is slower and gives the same answers"""
     seed: int = 0
     """of bootstrap intervals and sampled answers; few-shot examples of lm-eval tasks are those of its own command"""
     run_dir: str | None = None

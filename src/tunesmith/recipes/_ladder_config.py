@@ -48,6 +48,8 @@ class ClimbConfig(Config):
     """precision of the weights; auto = bf16 where the processor has it"""
     threads: int | None = Field(None, ge=1)
     """processor threads; absent = all"""
+    cache_gb: float = Field(2.0, gt=0, allow_inf_nan=False)
+    """most memory for keys and values of prompts, 10^9 bytes; less is slower and gives the same answers"""
     seed: int = 0
     """decides the draws of demonstrations, the order of rows, and initial weights"""
     run_dir: str | None = None

@@ -204,5 +204,5 @@ def assignment_of(config: LadderConfig, path: Path, spec: dict[str, Any], baseli
         task=config.task, model=config.model, dtype=config.dtype, threads=config.threads, seed=config.seed,
         train_rows=config.train_rows, validation_rows=config.validation_rows, test_rows=config.test_rows,
         guard_rows=config.guard_rows, train=config.train.model_dump(), skip_bad_rows=config.skip_bad_rows,
-        folder=str(path), route=spec, baselines=baselines,
+        folder=str(path), route=spec, baselines=baselines, cache_gb=config.cache_gb,
     )  # fmt: skip

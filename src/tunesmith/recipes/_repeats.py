@@ -16,7 +16,7 @@ from tunesmith.core.records import Example
 from tunesmith.core.registry import DEMONSTRATIONS
 from tunesmith.core.seeds import derive
 from tunesmith.data.task import Task
-from tunesmith.evaluate.answer import ids_hash, shown_text, single_query_ms
+from tunesmith.evaluate.answer import hash_of_ids, shown_text, single_query_ms
 from tunesmith.evaluate.results import Prediction
 from tunesmith.models.encoder import load_encoder
 from tunesmith.models.load import LM
@@ -123,7 +123,7 @@ def _answer(task: Task, lm: LM, items: Sequence[Example], draw: int, title: str 
     logprobs = in_order(lambda batch: class_logits(lm, batch), rows, title).log_softmax(-1).tolist()
     return [
         Prediction(
-            id=item.id, where=item.where, text=shown_text(task, item), prompt=text_of(task, item), prompt_hash=ids_hash(row.ids),
+            id=item.id, where=item.where, text=shown_text(task, item), prompt=text_of(task, item), prompt_hash=hash_of_ids(row.ids),
             scores=dict(zip(labels, scores, strict=True)), predicted=labels[max(range(len(labels)), key=scores.__getitem__)],
             gold=task.gold(item), draw=draw,
         )

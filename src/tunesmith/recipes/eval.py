@@ -30,7 +30,7 @@ def run(config: Config) -> dict[str, Any]:
         UserError: no such task, model or adapter, a prompt that does not fit, or lm-eval is not installed.
     """
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when lm-eval's progress bars are imported; we show progress ourselves
-    from tunesmith.core.memory import peak_gb
+    from tunesmith.core.memory import limit_cache, peak_gb
     from tunesmith.core.runs import Run
     from tunesmith.recipes._evaluating import own_task, with_lm_eval
     from tunesmith.recipes._models import load, quiet_libraries, use_threads
@@ -38,10 +38,11 @@ def run(config: Config) -> dict[str, Any]:
     start = time.monotonic()
     quiet_libraries()
     use_threads(config.threads)
+    limit_cache(config.cache_gb)
     evaluate = own_task(config) if config.task else with_lm_eval(config)
     lm = load(config.model, config.adapter, config.dtype)
     folder = Path(config.run_dir or f"runs/eval-{_slug(config)}")
-    settings = config.model_dump(exclude={"run_dir", "overwrite", "threads"})
+    settings = config.model_dump(exclude={"run_dir", "overwrite", "threads", "cache_gb"})
     run = Run(folder, {**settings, "model_identity": lm.identity}, {"command": _command(config)}, config.overwrite)
     asked = time.monotonic()
     results, samples, warnings = evaluate(lm)

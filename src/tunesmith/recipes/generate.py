@@ -50,6 +50,8 @@ class Config(BaseConfig):
     """JSONL file for prompts and completions"""
     dtype: str = "auto"
     threads: int | None = None
+    cache_gb: float = Field(2.0, gt=0, allow_inf_nan=False)
+    """most memory for keys and values of prompts, 10^9 bytes; less is slower and gives the same answers"""
     seed: int = 0
 
     @model_validator(mode="after")
@@ -66,6 +68,7 @@ def run(config: Config) -> dict[str, Any]:
         UserError: neither or both of prompt and prompts, or a prompt that does not fit.
     """
     from tunesmith.core.files import write_jsonl
+    from tunesmith.core.memory import limit_cache
     from tunesmith.models.engine import generate
     from tunesmith.models.generate import Sampling
     from tunesmith.recipes._models import open_engine, quiet_libraries, use_threads
@@ -73,6 +76,7 @@ def run(config: Config) -> dict[str, Any]:
     prompts, constraint = _prompts(config), _constraint(config)
     quiet_libraries()
     use_threads(config.threads)
+    limit_cache(config.cache_gb)
     lm = open_engine(config.model, config.dtype, config.adapter)
     how = Sampling(config.max_new_tokens, config.temperature, config.top_p, tuple(config.stop), constraint)
     answers = generate(lm, prompts, how, config.seed, config.n)

@@ -123,7 +123,7 @@ def inputs_of(config: Config, task: Task) -> dict[str, Any]:
     """What every finished route depends on; which routes are wanted, and what an hour costs, is not among it."""
     free = {
         "task", "run_dir", "overwrite", "resume", "quick", "routes", "baselines", "ranks", "shots", "draws", "target",
-        "budget_minutes", "price", "threads", "skip_bad_rows", "engine", "address",
+        "budget_minutes", "price", "threads", "cache_gb", "skip_bad_rows", "engine", "address",
     }  # fmt: skip
     settings = config.model_dump(
         exclude={**dict.fromkeys(free, True), "train": {"save_steps", "tokens_per_micro_batch", "report_to"}}

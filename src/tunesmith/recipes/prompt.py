@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.core.errors import UserError
 from tunesmith.core.files import write_json, write_manifest, write_text
+from tunesmith.core.memory import limit_cache
 from tunesmith.core.progress import say
 from tunesmith.core.registry import ROUTES
 from tunesmith.core.runs import Run
@@ -100,6 +101,7 @@ def _climb(ladder: LadderConfig, folder: Path, spec: dict[str, Any]) -> None:
 
     quiet_libraries()
     use_threads(ladder.threads)
+    limit_cache(ladder.cache_gb)
     climb_route(Workshop(assignment_of(ladder, folder, spec, []), alone=True))
 
 
