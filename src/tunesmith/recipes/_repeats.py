@@ -123,8 +123,9 @@ def _answer(task: Task, lm: LM, items: Sequence[Example], draw: int, title: str 
     logprobs = in_order(lambda batch: class_logits(lm, batch), rows, title).log_softmax(-1).tolist()
     return [
         Prediction(
-            id=item.id, where=item.where, text=shown_text(task, item), prompt=text_of(task, item), prompt_hash=hash_of_ids(row.ids),
-            scores=dict(zip(labels, scores, strict=True)), predicted=labels[max(range(len(labels)), key=scores.__getitem__)],
+            id=item.id, where=item.where, text=shown_text(task, item), prompt=text_of(task, item),
+            prompt_hash=hash_of_ids(row.ids), scores=dict(zip(labels, scores, strict=True)),
+            predicted=labels[max(range(len(labels)), key=scores.__getitem__)],
             gold=task.gold(item), draw=draw,
         )
         for item, row, scores in zip(items, rows, logprobs, strict=True)
