@@ -17,7 +17,7 @@ from tunesmith.objectives import causal_lm
 def lm() -> LM:
     """The toy decoder in double precision."""
     lm = load("toy-llama")
-    lm.model.double()
+    lm.model.double().requires_grad_(True)
     return lm
 
 

@@ -9,6 +9,7 @@ from tunesmith.models.load import LM, load
 def sharpened(seed: int = 0) -> LM:
     """Return the toy decoder with weights so large that every token it reads changes what it says."""
     lm = load("toy-llama")
+    lm.model.requires_grad_(True)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in lm.model.parameters():

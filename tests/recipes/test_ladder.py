@@ -337,7 +337,7 @@ def test_a_place_that_cannot_be_written_is_named(climb: Climb, tmp_path: Path, p
         ({"baselines": ["tf-idf"]}, "unknown baseline 'tf-idf'\n  Did you mean 'tfidf'?"),
         ({"model": "smolm2"}, "there is no model 'smolm2'\n  Did you mean 'smollm2'?"),
         ({"model": "toy-bert"}, "there is no model 'toy-bert'"),
-        ({"model": "./nowhere"}, "a model directory, or a hub id such as owner/name."),
+        ({"model": "./nowhere"}, "a model directory, a hub id such as owner/name, or the URL of a server."),
         ({"task": "moveis"}, "unknown task 'moveis'\n  Did you mean 'movies'?"),
     ],
 )

@@ -103,7 +103,7 @@ def test_prefix_is_the_fields_word_for_the_bare_template(ask: Callable[..., dict
 @pytest.mark.parametrize(
     ("method", "said"),
     [
-        ("lora", "'lora' trains weights and is no way of prompting\n  Give calibrated, "),
+        ("lora", "'lora' trains weights and is no way of prompting\n  Give calibrated, cloze, "),
         ("few_shott", "unknown route 'few_shott'\n  Did you mean 'few-shot'"),
         ("few_shot:shot=1", "unknown key 'shot'\n  Did you mean 'shots'"),
         ({"shots": 1}, "a route needs a name"),

@@ -128,8 +128,8 @@ def _read_packed(trunk: Trunk, groups: Sequence[Group], keep: bool) -> tuple[tor
     positions = torch.tensor([p for g in groups for row in g.rows for p in row.positions(g.past_length)])
     kept: list[Kept] = [[] for _ in groups]
 
-    def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        parts, start = [], 0
+    def attend(layer: int, q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
+        (k, v), parts, start = kv.chunk(2, 1), [], 0
         for place, pairs in zip(places, kept, strict=True):
             end = start + place.tokens
             keys, values = place.shared(k[start:end]), place.shared(v[start:end])

@@ -29,7 +29,7 @@ def choose(
         return chosen.tolist(), (logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
     largest = logits.max(-1, keepdim=True).values
     weights = ((logits - largest) / temperature).exp_()
-    total = weights.sum(-1, dtype=torch.float64)
+    total = _sum(weights)
     if allowed is not logits:
         # Among few allowed tokens the likeliest may be far below the likeliest of all.
         weights = ((allowed - allowed.max(-1, keepdim=True).values) / temperature).exp_()
@@ -39,11 +39,21 @@ def choose(
     return chosen.tolist(), picked.tolist()
 
 
+def _sum(weights: torch.Tensor) -> torch.Tensor:
+    """Sum [B, V] over V in single precision block by block, and in double over the blocks."""
+    return _blocks(weights).sum(-1).double().sum(-1)
+
+
+def _blocks(weights: torch.Tensor) -> torch.Tensor:
+    rest = -weights.shape[-1] % _BLOCK
+    return (torch.nn.functional.pad(weights, (0, rest)) if rest else weights).view(len(weights), -1, _BLOCK)
+
+
 def _inverted(weights: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     """Invert the cumulative distribution of weights [B, V] at points [B] in [0, 1): in double precision, block by block."""
-    rows, size = weights.shape
-    blocks = torch.nn.functional.pad(weights, (0, -size % _BLOCK)).view(rows, -1, _BLOCK)
-    ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    blocks = _blocks(weights)
+    # A few hundred numbers lose nothing that matters in single precision; all together they would.
+    ends = blocks.sum(-1).double().cumsum(-1)
     point = points[:, None] * ends[:, -1:]
     which = _first_beyond(ends, point)
     before = torch.nn.functional.pad(ends, (1, 0)).gather(-1, which)
@@ -59,7 +69,7 @@ def _first_beyond(ends: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
 
 def _nucleus(weights: torch.Tensor, top_p: float, points: torch.Tensor) -> torch.Tensor:
     """Draw from the nucleus of each row; a few hundred tokens nearly always hold it, and all are sorted where they do not."""
-    total = weights.sum(-1, keepdim=True, dtype=torch.float64)
+    total = _sum(weights)[:, None]
     count = min(_LIKELIEST, weights.shape[-1])
     ordered, index = weights.topk(count)
     if count < weights.shape[-1] and bool((ordered.sum(-1, dtype=torch.float64) < top_p * total[:, 0]).any()):

@@ -232,8 +232,10 @@ def _logprobs(lm: LM, hidden: torch.Tensor, places: Sequence[int], targets: Sequ
     for start in range(0, len(distinct), _ROWS_OF_LOGITS):
         stop = min(start + _ROWS_OF_LOGITS, len(distinct))
         logits = head(hidden.index_select(0, distinct[start:stop])).float()
-        best[start:stop] = logits.max(-1).indices
+        largest, best[start:stop] = logits.max(-1)
         here = (which >= start) & (which < stop)
         local = which[here] - start
-        logprobs[here] = logits[local, wanted[here]] - logits.logsumexp(-1)[local]
+        picked = logits[local, wanted[here]]
+        total = largest + logits.sub_(largest[:, None]).exp_().sum(-1).log()
+        logprobs[here] = picked - total[local]
     return logprobs.tolist(), best[which].tolist()

@@ -54,7 +54,7 @@ def _read_once(model: Any, ids: tuple[int, ...], past: Past | None) -> Past:
 
 
 class OwnSlots:
-    """Places whose keys and values lie in memory that is taken once: per layer [2, places, H_kv, tokens, head].
+    """Places whose keys and values lie in memory that is taken once: per layer [places, tokens, 2 H_kv, head].
 
     Args:
         size: number of places. tokens: most tokens of one, those of the past not counted. past: what all share.
@@ -64,7 +64,7 @@ class OwnSlots:
     def __init__(self, model: Any, size: int, tokens: int, past: Past | None, shared: int) -> None:
         self.size, self.past, self.shared = size, past, shared
         self._model, self._trunk = model, trunk_of(model)
-        shape = (2, size, self._trunk.shared, -(-tokens // _STEP) * _STEP, self._trunk.width)
+        shape = (size, -(-tokens // _STEP) * _STEP, 2 * self._trunk.shared, self._trunk.width)
         self._layers = [torch.zeros(shape, dtype=self._trunk.dtype) for _ in range(self._trunk.layers)]
         self._lengths: list[int] = []
 
@@ -92,8 +92,7 @@ class OwnSlots:
 
     def _fill(self, place: int, kept: Kept, row: int, length: int) -> None:
         for layer, (keys, values) in zip(self._layers, kept, strict=True):
-            layer[0, place, :, :length] = keys[:, row, :length]
-            layer[1, place, :, :length] = values[:, row, :length]
+            layer[place, :length] = torch.cat([keys[:, row, :length], values[:, row, :length]]).transpose(0, 1)
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """Read one more token in every place; returns the hidden states [places, D] after them."""
@@ -103,14 +102,14 @@ class OwnSlots:
         seen = torch.arange(most) <= lengths[:, None]
         mask = torch.zeros(seen.shape, dtype=self._trunk.dtype).masked_fill_(~seen, -torch.inf)[:, None, None]
 
-        def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            keys, values = self._layers[layer][:, :count]
-            keys[places, :, lengths], values[places, :, lengths] = k, v
+        def attend(layer: int, q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
+            self._layers[layer][places, lengths] = kv
+            keys, values = self._layers[layer][:count, :most].transpose(1, 2).chunk(2, 1)
             # Query heads that share a key head are asked together, as if they were several queries.
             q = q.reshape(count, keys.shape[1], -1, q.shape[-1])
             if self.past is not None:
-                return _with_past(q, keys[:, :, :most], values[:, :, :most], mask, self.past.layers[layer])
-            found = torch.nn.functional.scaled_dot_product_attention(q, keys[:, :, :most], values[:, :, :most], attn_mask=mask)
+                return _with_past(q, keys, values, mask, self.past.layers[layer])
+            found = torch.nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
             return found.reshape(count, -1)
 
         hidden = self._trunk(torch.tensor(tokens), lengths + start, attend)
@@ -123,7 +122,7 @@ class OwnSlots:
             if place != old:
                 length = self._lengths[old]
                 for layer in self._layers:
-                    layer[:, place, :, :length] = layer[:, old, :, :length]
+                    layer[place, :length] = layer[old, :length]
         self._lengths = [self._lengths[old] for old in order]
 
 

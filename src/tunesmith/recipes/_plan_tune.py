@@ -116,8 +116,8 @@ def render(report: dict[str, Any]) -> str:
     time_line = "unknown, since it does not fit"
     if report["seconds"] is not None:
         time_line = (
-            f"about {duration(report['seconds'])} at {report['tokens_per_second']:,.0f} tokens/s, plus "
-            f"{duration(report['evaluation_seconds'])} of evaluating, and saving"
+            f"about {duration(report['seconds'])} at {report['tokens_per_second']:,.0f} tokens/s; "
+            f"evaluating {duration(report['evaluation_seconds'])}"
         )
     room = f"of {report['available_gb']:.2f} GB" + ("" if report["fits"] else ": IT DOES NOT FIT")
     facts = [
