@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import random
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tunesmith.evaluate.results import Prediction, RouteResult, load
 from tunesmith.recipes import _climb
 from tunesmith.recipes._ladder_config import LadderConfig
-from tunesmith.recipes._orchestrate import folder_of
+from tunesmith.recipes._orchestrate import assignment_of, folder_of
 from tunesmith.recipes.ladder import route_specs
 
 SAID = {
@@ -56,12 +57,7 @@ def climb_here(
         folder, names = folder_of(run_folder, label), []
     else:
         spec, folder, names = {}, run_folder / "routes" / "baselines", config.baselines
-    assignment = {
-        "task": str(task), "route": spec, "folder": str(folder), "baselines": names, "train": config.train.model_dump(),
-        **config.model_dump(include={
-            "model", "dtype", "threads", "seed", "train_rows", "validation_rows", "test_rows", "guard_rows", "skip_bad_rows",
-        }),
-    }  # fmt: skip
+    assignment = asdict(assignment_of(config, folder, spec, list(names)))
     path = run_folder / "assignment.json"
     run_folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(assignment), encoding="utf-8")
