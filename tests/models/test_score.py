@@ -14,7 +14,7 @@ from tunesmith.models import branches
 from tunesmith.models import score as engine
 from tunesmith.models.load import LM, load
 from tunesmith.models.score import Request, score, score_requests
-from tunesmith.models.trunk import Trunk
+from tunesmith.models.trunk import Trunk, trunk_of
 
 CLOSE = 1e-4
 INSTRUCTION = "Say whether a film is liked. Review: I loved every minute of it.\nSentiment: positive\n\nReview: "
@@ -136,13 +136,16 @@ def test_packed_weights_round_no_worse_than_the_library_and_follow_changes(smoll
         return sum(abs(a - b) for a, b in zip(found, exact, strict=True)) / len(exact)
 
     # Both round to 8 bits, each at other places; neither is nearer to float32 than the other in principle.
+    assert trunk_of(lm.model, pack=True).packed
     packed = score_requests(lm, requests)
     error = mean_error()
+    assert trunk_of(lm.model).packed
     with levers.without("all"):
         assert error < 2 * mean_error() < 1
     # Changing a weight is noticed, and a weight in training is not packed.
     with torch.no_grad():
         lm.model.base_model.layers[3].mlp.up_proj.weight.mul_(1.5)
+    trunk_of(lm.model, pack=True)
     assert score_requests(lm, requests)[0].logprobs != packed[0].logprobs
 
 

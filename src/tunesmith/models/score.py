@@ -23,10 +23,12 @@ from tunesmith.core.progress import Progress
 from tunesmith.models.branches import Group, Past, Row, read, soft_past
 from tunesmith.models.load import LM
 from tunesmith.models.prefix_tree import Node, prefix_tree
-from tunesmith.models.trunk import head_of
+from tunesmith.models.trunk import head_of, is_llama_like, trunk_of
 
 _TOKENS_PER_BATCH = 4096
 _ROWS_OF_LOGITS = 128
+# From so many tokens on, laying out weights first gains more than it takes.
+_WORTH_PACKING = 20_000
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,10 @@ class _Scoring:
 
     def run(self) -> dict[tuple[int, ...], _Answers]:
         """Score everything; returns prompt -> (continuation -> (its log-probabilities, greedy), first choice)."""
-        self._below([(prefix_tree(self.prompts, on("prefixes")), soft_past(self.lm.model))])
+        model = self.lm.model
+        if sum(map(len, self.prompts)) >= _WORTH_PACKING and is_llama_like(model, self.lm.device, 1):
+            trunk_of(model, pack=True)
+        self._below([(prefix_tree(self.prompts, on("prefixes")), soft_past(model))])
         return self.answers
 
     def _below(self, nodes: list[tuple[Node, Past | None]]) -> None:

@@ -63,7 +63,7 @@ class OwnSlots:
 
     def __init__(self, model: Any, size: int, tokens: int, past: Past | None, shared: int) -> None:
         self.size, self.past, self.shared = size, past, shared
-        self._model, self._trunk = model, trunk_of(model)
+        self._model, self._trunk = model, trunk_of(model, pack=True)
         shape = (size, -(-tokens // _STEP) * _STEP, 2 * self._trunk.shared, self._trunk.width)
         self._layers = [torch.zeros(shape, dtype=self._trunk.dtype) for _ in range(self._trunk.layers)]
         self._lengths: list[int] = []

@@ -66,13 +66,14 @@ class _Block:
 class Trunk:
     """A decoder without its head, for answering; made by `trunk_of`."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, packed: bool) -> None:
+        self.packed = packed
         trunk, config = model.base_model, model.config
         self.width = head_width(config)
         self.heads, self.shared = config.num_attention_heads, config.num_key_value_heads
         self._embed, self._rotary, self._norm = trunk.embed_tokens, trunk.rotary_emb, trunk.norm
-        self._blocks = [_block(layer) for layer in trunk.layers]
-        self.head = _product(model.get_output_embeddings())
+        self._blocks = [_block(layer, packed) for layer in trunk.layers]
+        self.head = _product(model.get_output_embeddings(), packed)
 
     @property
     def layers(self) -> int:
@@ -106,12 +107,16 @@ class Trunk:
 _known: weakref.WeakKeyDictionary[Any, tuple[Any, Trunk]] = weakref.WeakKeyDictionary()
 
 
-def trunk_of(model: Any) -> Trunk:
-    """Return the trunk of a model, made anew if a weight has changed or another module taken its place."""
+def trunk_of(model: Any, pack: bool = False) -> Trunk:
+    """Return the trunk of a model, made anew if a weight has changed or another module taken its place.
+
+    Args:
+        pack: lay weights out for the processor, which takes a fraction of a second; False = only if they are already.
+    """
     state = tuple((id(p), p.data_ptr(), p._version, p.requires_grad) for p in model.parameters()), on("packed")
     known = _known.get(model)
-    if known is None or known[0] != state:
-        known = _known[model] = (state, Trunk(model))
+    if known is None or known[0] != state or (pack and not known[1].packed):
+        known = _known[model] = (state, Trunk(model, pack))
     return known[1]
 
 
@@ -135,15 +140,15 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
     b.mul_(cos).addcmul_(old, sin)
 
 
-def _block(layer: Any) -> _Block:
+def _block(layer: Any, packed: bool) -> _Block:
     attention, mlp = layer.self_attn, layer.mlp
     parts = (attention.q_proj, attention.k_proj, attention.v_proj)
-    output, down = _product(attention.o_proj), _product(mlp.down_proj)
-    if all(map(_packable, parts)):
+    output, down = _product(attention.o_proj, packed), _product(mlp.down_proj, packed)
+    if packed and all(map(_packable, parts)):
         qkv = _side_by_side(parts)
     else:
         qkv = lambda x: torch.cat([part(x) for part in parts], -1)  # noqa: E731
-    if _packable(mlp.gate_proj) and _packable(mlp.up_proj):
+    if packed and _packable(mlp.gate_proj) and _packable(mlp.up_proj):
         both = _side_by_side([mlp.gate_proj, mlp.up_proj])
         gated = lambda x: _gated(*both(x).chunk(2, -1))  # noqa: E731
     else:
@@ -167,8 +172,8 @@ def _added(product: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     return lambda x, residual: residual + product(x)
 
 
-def _product(module: Any) -> Any:
-    return _Packed(module.weight, module.bias) if _packable(module) else module
+def _product(module: Any, packed: bool) -> Any:
+    return _Packed(module.weight, module.bias) if packed and _packable(module) else module
 
 
 def _packable(module: Any) -> bool:
