@@ -76,7 +76,7 @@ OVERHEAD = """
 import json, sys, time, torch
 from pathlib import Path
 from tunesmith.recipes import tune
-from tunesmith.train import fit, update
+from tunesmith.train import update
 spent = 0.0
 def timed(function):
     def call(*a, **k):
@@ -90,6 +90,12 @@ import tunesmith.recipes._adapt as adapt
 adapt.summed_loss = timed(adapt.summed_loss)
 torch.Tensor.backward = timed(torch.Tensor.backward)
 update.Updater.step, update.Updater.gather = timed(update.Updater.step), timed(update.Updater.gather)
+fit = adapt.fit
+def from_here(*a, **k):  # steps of a rehearsal before do not count
+    global spent
+    spent = 0.0
+    return fit(*a, **k)
+adapt.fit = from_here
 config = tune.Config(data=sys.argv[1], run_dir=sys.argv[2], overwrite=True, validation_rows=0, batch_size=8, max_steps=3)
 report = tune.run(config)
 print(json.dumps({"overhead_share": 1 - spent / report["seconds"], "seconds": report["seconds"]}))
