@@ -137,6 +137,8 @@ def calibrate(training: Training, keeps_best: bool, evaluate: Callable[[], objec
                 break
             rehearsal.step(rate, steps[round(place * (len(steps) - 1))])
         per_second = rehearsal.tokens / rehearsal.seconds
+        # Batches of other shapes leave holes in memory: a training takes more than its longest rows alone.
+        peak = max(peak, _recent_peak(training.device) - _kept_for_nothing(training, keeps_best))
     return Calibration(plan.tokens / per_second, per_second, peak, evaluation_seconds)
 
 
@@ -154,9 +156,12 @@ def measure_peak_gb(training: Training, keeps_best: bool, evaluate: Callable[[],
             evaluate()
         seconds = time.perf_counter() - start
         peak = _recent_peak(training.device)
-    # To take the step back, the weights were kept, as a training does that evaluates.
-    kept = 0 if keeps_best else sum(p.nbytes for p in training.parameters.values())
-    return peak - kept / 1e9, seconds
+    return peak - _kept_for_nothing(training, keeps_best), seconds
+
+
+def _kept_for_nothing(training: Training, keeps_best: bool) -> float:
+    # To take steps back, the weights are kept, as a training does that evaluates; 10^9 bytes.
+    return 0.0 if keeps_best else sum(p.nbytes for p in training.parameters.values()) / 1e9
 
 
 def disk_bytes(training: Training, best: bool) -> int:
