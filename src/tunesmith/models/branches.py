@@ -30,11 +30,6 @@ class Past:
         """P, the number of tokens."""
         return self.layers[0][0].shape[1]
 
-    @property
-    def bytes(self) -> int:
-        """Memory it takes."""
-        return sum(k.nbytes + v.nbytes for k, v in self.layers)
-
 
 def soft_past(model: Any) -> Past | None:
     """Return the model's soft prefix as the past of everything it reads; None without one."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tunesmith.core.encode import token_ids, with_bos
 from tunesmith.core.records import Completion
 from tunesmith.models import generate as local
 from tunesmith.models import score
@@ -47,6 +46,4 @@ def generate(lm: Engine, prompts: Sequence[str], how: Sampling, seed: int = 0, n
         UserError: a prompt is empty or too long.
         WorkFailed: the server does not answer.
     """
-    encoded = [with_bos(lm.tokenizer, token_ids(lm.tokenizer, prompt)) for prompt in prompts]
-    flat = complete(lm, [ids for ids in encoded for _ in range(n)], how, seed)
-    return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]
+    return local.n_times(lm.tokenizer, prompts, n, lambda ids: complete(lm, ids, how, seed))

@@ -6,7 +6,7 @@ A request's random numbers come from its own generator, so its answer does not d
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,9 +74,16 @@ def generate(
     Raises:
         UserError: a prompt is empty or too long, or a setting makes no sense.
     """
-    encoded = [with_bos(lm.tokenizer, token_ids(lm.tokenizer, prompt)) for prompt in prompts]
     sampling = Sampling(max_new_tokens, temperature, top_p, (stop,) if isinstance(stop, str) else tuple(stop))
-    flat = complete(lm, [ids for ids in encoded for _ in range(n)], sampling, seed)
+    return n_times(lm.tokenizer, prompts, n, lambda ids: complete(lm, ids, sampling, seed))
+
+
+def n_times(
+    tokenizer: Any, prompts: Sequence[str], n: int, continue_: Callable[[list[tuple[int, ...]]], list[Completion]]
+) -> list[list[Completion]]:
+    """Let each text be continued `n` times by what continues token ids; returns per prompt its `n` completions."""
+    encoded = [with_bos(tokenizer, token_ids(tokenizer, prompt)) for prompt in prompts]
+    flat = continue_([ids for ids in encoded for _ in range(n)])
     return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]
 
 

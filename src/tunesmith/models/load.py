@@ -14,6 +14,7 @@ from tunesmith.core.errors import UserError, near_miss
 from tunesmith.core.files import sha256, text_hash
 from tunesmith.models import embedded, toy
 from tunesmith.models.soft_prefix import prefix_length
+from tunesmith.models.trunk import head_width
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pt2")
 
@@ -53,8 +54,7 @@ class LM:
         """Memory of the keys and values of one token."""
         config = self.model.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return 2 * config.num_hidden_layers * heads * width * self.dtype.itemsize
+        return 2 * config.num_hidden_layers * heads * head_width(config) * self.dtype.itemsize
 
     @property
     def stop_ids(self) -> frozenset[int]:

@@ -168,7 +168,7 @@ def _gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 def _added(product: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     if isinstance(product, _Packed):
-        return lambda x, residual: product(x, "add", residual)
+        return product
     return lambda x, residual: residual + product(x)
 
 
@@ -189,14 +189,14 @@ def _packable(module: Any) -> bool:
 
 
 class _Packed:
-    """x W^T + b, with W laid out for the processor; optionally followed by a sum or product with another tensor."""
+    """x W^T + b, with W laid out for the processor; optionally with the residual added in the same pass."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
         self.bias = None if bias is None else bias.detach()
 
-    def __call__(self, x: torch.Tensor, then: str = "none", other: torch.Tensor | None = None) -> torch.Tensor:
-        """Multiply x [N, K] -> [N, M]; `then` "add" or "mul" with other [N, M]."""
-        if other is None:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, then, [], "")
-        return torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, then)
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """Multiply x [N, K] -> [N, M], and add residual [N, M]."""
+        if residual is None:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")
