@@ -16,7 +16,7 @@ from tunesmith.core.errors import UserError
 from tunesmith.core.levers import on
 from tunesmith.models.operations import CausalAttention, RMSNorm, Rotate, SpreadRows, SwiGLU, TakeRows
 from tunesmith.models.soft_prefix import SoftPrefix, cache_of, soft_prefix_of
-from tunesmith.models.trunk import head_width, is_llama_like
+from tunesmith.models.trunk import BEHIND, head_width, is_llama_like
 
 _WORTHWHILE_PADDING = 0.05
 
@@ -137,7 +137,9 @@ def _block(block: Any, x: torch.Tensor, turns: _Turns, layout: _Layout) -> torch
     x = x + _attention(block.self_attn, normed, turns, layout)
     normed = RMSNorm.apply(x, block.post_attention_layernorm.weight, block.post_attention_layernorm.variance_epsilon)
     mlp = block.mlp
-    return x + mlp.down_proj(SwiGLU.apply(mlp.gate_proj(normed), mlp.up_proj(normed)))
+    x = x + mlp.down_proj(SwiGLU.apply(mlp.gate_proj(normed), mlp.up_proj(normed)))
+    behind = getattr(block, BEHIND, None)
+    return behind(x) if behind else x
 
 
 def _attention(attention: Any, x: torch.Tensor, turns: _Turns, layout: _Layout) -> torch.Tensor:
