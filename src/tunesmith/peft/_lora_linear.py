@@ -93,7 +93,8 @@ class LoraLinear(nn.Module):
 
     def _norm(self) -> torch.Tensor:
         """||W + s B A|| [D], float32; a constant to the gradient (Liu et al. 2024, section 4.3)."""
-        with torch.no_grad():
+        # What is kept from an evaluation may be needed where gradients are.
+        with torch.inference_mode(False), torch.no_grad():
             return torch.linalg.vector_norm(self._matrix() + self._product(), dim=1)
 
     def _product(self) -> torch.Tensor:
