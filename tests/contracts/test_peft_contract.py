@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from tunesmith.core.errors import UserError
+from tunesmith.core.records import Encoded
 from tunesmith.core.registry import PEFT
+from tunesmith.data.collate import collate
 from tunesmith.models import toy
 from tunesmith.models.decoder import hidden_states
 from tunesmith.models.encoder import load_encoder
@@ -20,6 +22,7 @@ from tunesmith.models.generate import Sampling, complete
 from tunesmith.models.load import LM, load
 from tunesmith.models.score import Request, score_requests
 from tunesmith.peft import _files
+from tunesmith.recipes._encoder import class_logits, class_loss, in_order
 from tunesmith.train.update import Updater
 
 IDS = torch.tensor([[10, 20, 30, 40, 50, 60, 7, 8]])
@@ -230,6 +233,29 @@ def test_training_scoring_and_generating_all_see_it(variant: str, dtype: str) ->
     (answer,) = complete(lm, [ids], Sampling(2, 0.0, 1.0, ()), 0)
     said = answer.ids[0] if answer.ids else lm.tokenizer.eos_token_id
     assert float(expected[-1].max() - expected[-1, said]) < tolerance
+
+
+@pytest.mark.parametrize("variant", [v for m, v in CASES if m == "encoder"])
+def test_classifying_and_training_a_classifier_see_it(variant: str) -> None:
+    """The recipes' way through an encoder gives the model's own logits and gradients, in a padded batch too."""
+    lm, _, _, trained, before = attached("encoder", variant)
+    moved(trained, 0.3)
+    ids = tuple(IDS[0].tolist())
+    rows = [Encoded(r, (True,) + (False,) * (len(r) - 1), str(len(r)), (1,)) for r in (ids, ids[:3])]
+    found = in_order(lambda batch: class_logits(lm, batch), rows)
+    assert float((found[:1] - logits(lm)).abs().max()) < 1e-4
+    assert float((found[:1] - before).abs().max()) > 1e-3
+    lm.model.eval()  # no dropout
+    loss, _ = class_loss(lm, False)(collate(rows))
+    loss.backward()
+    ours = {n: p.grad.clone() for n, p in trained.items() if p.grad is not None}
+    lm.model.zero_grad()
+    both = [lm.model(input_ids=torch.tensor([row.ids])).logits for row in rows]
+    torch.nn.functional.cross_entropy(torch.cat(both), torch.tensor([1, 1]), reduction="sum").backward()
+    assert set(ours) == {n for n, p in trained.items() if p.grad is not None}
+    for name, gradient in ours.items():
+        own = trained[name].grad
+        assert float((gradient - own).norm()) < 1e-3 * float(own.norm()) + 1e-6, name
 
 
 @pytest.mark.parametrize("name", PREFIXES)

@@ -132,6 +132,6 @@ def load_state(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     copy_in(_tensors(model), tensors)
 
 
-def evaluate(bottleneck: Any, down: Any, up: Any) -> None:
+def fill(bottleneck: Any, down: Any, up: Any) -> None:
     """Give a bottleneck these two matrices, and biases of zero, for a worked example."""
     bottleneck.down.weight.data, bottleneck.up.weight.data = torch.tensor(down), torch.tensor(up)

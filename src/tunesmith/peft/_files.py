@@ -61,7 +61,7 @@ def save_adapter(
         # A name or hub id travels with the adapter; a path of the machine it was made on would not.
         "base_model_name_or_path": Path(lm.name).name if Path(lm.name).is_dir() else lm.name,
         "inference_mode": True,
-        "modules_to_save": list(heads) or None,
+        **({"modules_to_save": list(heads)} if heads else {}),
         **entry.to_peft_config(lm.model, parameters),
     }
     tensors = entry.state(lm.model) | heads_state(lm, heads)
@@ -87,7 +87,7 @@ def load_adapter(lm: Any, folder: Path) -> Attached:
 
     Raises:
         UserError: not an adapter directory, damaged, pickled, or made for another base.
-        WorkFailed: the probe's logits do not come back.
+        WorkFailed: the probe's logits do not come back on the base it was made for.
     """
     config = read_config(folder)
     kinds = {PEFT.get(name).PEFT_TYPE: PEFT.get(name) for name in PEFT.names() if PEFT.get(name).SAVES == "adapter"}
@@ -171,10 +171,13 @@ def _replay(lm: Any, folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise UserError(f"{path} cannot be read: {problem}", "Use another copy of the adapter.") from None
     if error > rounding or (effect > rounding and error > effect / 2):
-        raise WorkFailed(
+        kind, fix = UserError, f"Load it on the base it was trained on ({base}; this one is {lm.identity})."
+        if base == lm.identity:
+            kind, fix = WorkFailed, "This is the base it was trained on, so its files were changed: use another copy of them."
+        raise kind(
             f"the adapter in {folder} does not behave as it did when it was saved: "
             f"its probe's logits differ by {error:.3g} on average",
-            f"Load it on the base it was trained on ({base}; this one is {lm.identity}).",
+            fix,
         )
 
 

@@ -51,8 +51,7 @@ def load_heads(lm: LM, folder: Path, heads: Sequence[str], tensors: dict[str, to
         UserError: tensors that do not fit the model, or fewer than its heads have.
     """
     tables = {f"{PREFIX}{name}.weight" for name in embeddings(lm.model)}
-    rows = max((len(tensors[name]) for name in tables & set(tensors)), default=lm.rows_at_first)
-    if rows != lm.rows_at_first:
+    if rows := max((len(tensors[name]) for name in tables & set(tensors)), default=0):
         _add_tokens(lm, folder, rows)
     trained = modules_named(lm.model, heads)
     named = {PREFIX + name: p for name, p in lm.model.named_parameters(remove_duplicate=False)}
@@ -64,10 +63,11 @@ def load_heads(lm: LM, folder: Path, heads: Sequence[str], tensors: dict[str, to
 
 
 def _add_tokens(lm: LM, folder: Path, rows: int) -> None:
-    """Resize a model's embeddings, and let its tokenizer know the tokens that the adapter's knows."""
+    """Give a model's embeddings so many rows, and let its tokenizer know the tokens that the adapter's knows."""
     from transformers import AutoTokenizer
 
-    lm.model.resize_token_embeddings(rows, mean_resizing=False)
+    if rows != lm.rows_at_first:
+        lm.model.resize_token_embeddings(rows, mean_resizing=False)
     if (folder / "tokenizer_config.json").is_file():
         theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         known = lm.tokenizer.get_vocab()

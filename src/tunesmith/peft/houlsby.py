@@ -111,7 +111,7 @@ def evaluate(down: Sequence[Sequence[float]], up: Sequence[Sequence[float]], h: 
     base = nn.Linear(len(h), len(h), bias=False)
     base.weight.data = torch.eye(len(h))
     bottleneck = _bottleneck.Bottleneck(len(h), len(down), nn.functional.gelu, base.weight, torch.Generator())
-    _bottleneck.evaluate(bottleneck, down, up)
+    _bottleneck.fill(bottleneck, down, up)
     return _bottleneck.AfterLinear(base, bottleneck)(torch.tensor(h)).tolist()
 
 

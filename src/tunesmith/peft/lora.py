@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from tunesmith.core.config import Config, validate
@@ -62,7 +62,7 @@ class Parameters(Config):
     dropout: float = Field(0.0, ge=0, lt=1)
     """on the input of the LoRA branch only"""
     targets: Literal["all-linear", "attention"] | list[str] = "all-linear"
-    """which linear layers, never a head: all of the blocks, those of attention, or names (or ends of names)"""
+    """which linear layers, never a head: all-linear or all (of the blocks), those of attention, or names (or ends of names)"""
     rslora: bool = False
     """scale is alpha / sqrt(rank), so that large ranks do not learn more slowly"""
     dora: bool = False
@@ -75,6 +75,11 @@ class Parameters(Config):
     """other ranks for some layers, by name or end of name; the first that fits counts"""
     alpha_pattern: dict[str, float] = {}
     """other alphas for some layers, likewise"""
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _all(cls, value: object) -> object:
+        return "all-linear" if value == "all" else value
 
     @property
     def scaling(self) -> float:

@@ -100,7 +100,7 @@ def evaluate(down: Sequence[Sequence[float]], up: Sequence[Sequence[float]], s: 
     """Return what a norm with a bottleneck inside makes of s, for the worked example."""
     norm = nn.LayerNorm(len(s), eps=1e-12)
     bottleneck = _bottleneck.Bottleneck(len(s), len(down), nn.functional.relu, norm.weight, torch.Generator())
-    _bottleneck.evaluate(bottleneck, down, up)
+    _bottleneck.fill(bottleneck, down, up)
     return _bottleneck.AroundNorm(norm, bottleneck)(torch.tensor(s)).tolist()
 
 
