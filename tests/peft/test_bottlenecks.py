@@ -74,7 +74,7 @@ def test_it_starts_near_its_base_and_zero_is_the_identity(name: str, model: str)
     crossing = 2 if model == "t5" else 0  # T5's decoder attends to its encoder as well
     assert len(found) == (blocks if name == "pfeiffer" else 2 * blocks + crossing)
     assert 0 < float((logits(built) - before).abs().max()) < 1e-3
-    weights = torch.cat([b.down.weight.flatten() for b in found.values()] + [b.up.weight.flatten() for b in found.values()])
+    weights = torch.cat([w.detach().flatten() for b in found.values() for w in (b.down.weight, b.up.weight)])
     assert float(weights.abs().max()) <= 2e-3  # normal with deviation 1e-3, cut off at two
     # A normal cut off at two deviations has 0.8796 of its deviation.
     assert float(weights.std()) == pytest.approx(0.88e-3, rel=0.05)

@@ -175,7 +175,8 @@ def test_the_probe_of_other_heads_holds_their_logits(kind: str, tmp_path: Path) 
     task = "TOKEN_CLS" if kind == "TokenClassification" else "QUESTION_ANS"
     _files.save_adapter(tmp_path / "a", lm, entry, parameters, PROMPTS, "card", heads=(head,), task_type=task)
     probe = json.loads((tmp_path / "a" / "probe.json").read_text())
-    outputs = model(input_ids=torch.tensor([PROMPTS[0]]))
+    with torch.inference_mode():
+        outputs = model(input_ids=torch.tensor([PROMPTS[0]]))
     saved = probe["prompts"][0]
     if kind == "TokenClassification":
         expected = outputs.logits[0, -1]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from tunesmith.peft._layers import widths
-
-if TYPE_CHECKING:
-    from tunesmith.peft.lora import Parameters
 
 
 class LoraLinear(nn.Module):
@@ -19,9 +16,12 @@ class LoraLinear(nn.Module):
 
     Plain: W x + s B A x. PiSSA: W x + s (B A - B0 A0) x, where B0 A0 are the start and stay as they are. DoRA:
     m / ||W + s B A|| (W + s B A) x, with the norm [D] over the inputs of each output, without gradient, and lora_m [D] trained.
+
+    Args:
+        base: nn.Linear, or GPT-2's Conv1D. parameters: those of `peft.lora`. generator: draws A.
     """
 
-    def __init__(self, base: nn.Module, parameters: Parameters, generator: torch.Generator) -> None:
+    def __init__(self, base: nn.Module, parameters: Any, generator: torch.Generator) -> None:
         super().__init__()
         self.base, self.scaling, self.enabled = base, parameters.scaling, True
         # GPT-2's Conv1D keeps its weight as [K, D]; nn.Linear as [D, K].

@@ -76,8 +76,10 @@ def evaluate(layers: int, width: int, inner: int, biases: str) -> int:
     from transformers import BertConfig, BertModel
 
     with torch.device("meta"):
-        sizes = {"num_hidden_layers": layers, "hidden_size": width, "intermediate_size": inner}
-        bert = BertModel(BertConfig(**sizes, num_attention_heads=width // 64))
+        heads = width // 64
+        bert = BertModel(BertConfig(
+            num_hidden_layers=layers, hidden_size=width, intermediate_size=inner, num_attention_heads=heads
+        ))  # fmt: skip
     trained = attach(bert, validate(Parameters, {"biases": biases}, "bitfit"), 0)
     return sum(p.numel() for p in trained.values())
 

@@ -69,7 +69,7 @@ class Parameters(Config):
     """learn the length of every output's weights apart from their direction"""
     init: Literal["lora", "pissa"] = "lora"
     """how the update starts: at zero, or pissa = A and B are the largest singular values, of which only the change is saved"""
-    loraplus_lr_ratio: float = Field(1.0, gt=0, allow_inf_nan=False)
+    loraplus_lr_ratio: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """learning rate of B over that of A; LoRA+ recommends 16"""
     rank_pattern: dict[str, int] = {}
     """other ranks for some layers, by name or end of name; the first that fits counts"""

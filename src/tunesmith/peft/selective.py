@@ -127,8 +127,9 @@ def evaluate(layers: int, width: int, parts: str) -> int:
     from transformers import BertConfig, BertModel
 
     with torch.device("meta"):
-        sizes = {"num_hidden_layers": layers, "hidden_size": width, "intermediate_size": 4 * width}
-        bert = BertModel(BertConfig(**sizes, num_attention_heads=width // 64))
+        bert = BertModel(
+            BertConfig(num_hidden_layers=layers, hidden_size=width, intermediate_size=4 * width, num_attention_heads=16)
+        )
     return sum(p.numel() for p in attach(bert, validate(Parameters, {"parts": parts}, "selective"), 0).values())
 
 
