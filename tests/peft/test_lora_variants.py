@@ -15,6 +15,7 @@ from tunesmith.core.registry import PEFT
 from tunesmith.models import toy
 from tunesmith.models.load import LM, load
 from tunesmith.peft import _files, lora
+from tunesmith.train.update import Updater
 
 IDS = torch.tensor([[10, 20, 30, 40, 50, 60, 7, 8]])
 PATTERNS = {"rank_pattern": {"q_proj": 2, "layers.1.mlp.down_proj": 6}, "alpha_pattern": {"v_proj": 3.0}}
@@ -141,6 +142,27 @@ def test_dora_by_hand() -> None:
     layer.lora_A.data, layer.lora_B.data = torch.tensor([[1.5, 0.0]]), torch.tensor([[0.0], [1.0]])
     assert layer(torch.tensor([1.0, 1.0])).tolist() == pytest.approx([15.0, 3.5 * 2 / 2.5 + 1])
     assert layer.update().flatten().tolist() == pytest.approx([3.0, 4.0, 1.2, 1.6 - 2.0])
+
+
+def test_the_norm_that_dora_keeps_while_answering_follows_the_training() -> None:
+    model = toy.build("toy-llama")[0]
+    trained = lora.attach(model, lora.Parameters(rank=2, dora=True), 0)
+    updater = Updater(trained, 0.0, 0.0)
+    for _ in range(3):
+        logits(model)
+        model(input_ids=IDS, labels=IDS).loss.backward()
+        updater.gather()
+        updater.step(0.05)
+    kept = logits(model)
+    for layer in lora.layers(model).values():
+        layer._known = None
+    assert torch.equal(logits(model), kept)
+    lora.load_state(model, {n: 2 * t for n, t in lora.state(model).items()})
+    changed = logits(model)
+    for layer in lora.layers(model).values():
+        layer._known = None
+    assert torch.equal(logits(model), changed)
+    assert not torch.equal(kept, changed)
 
 
 def test_pissa_is_saved_as_a_lora_of_twice_the_rank() -> None:

@@ -85,16 +85,18 @@ class LoraLinear(nn.Module):
     def _ratio(self) -> torch.Tensor:
         """m / ||W + s B A|| [D], float32."""
         assert self.lora_m is not None
-        parts = (self.lora_A, self.lora_B, self.weight)
-        key = [(p.data_ptr(), p._version) for p in parts]
-        if self.training or self._known is None or self._known[0] != key:
+        if self.training or torch.is_grad_enabled():
+            # A fused optimizer changes tensors without counting it in their versions.
+            self._known = None
+            return self.lora_m / self._norm()
+        key = [(p.data_ptr(), p._version) for p in (self.lora_A, self.lora_B, self.weight)]
+        if self._known is None or self._known[0] != key:
             self._known = key, self._norm()
         return self.lora_m / self._known[1]
 
     def _norm(self) -> torch.Tensor:
         """||W + s B A|| [D], float32; a constant to the gradient (Liu et al. 2024, section 4.3)."""
-        # What is kept from an evaluation may be needed where gradients are.
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.no_grad():
             return torch.linalg.vector_norm(self._matrix() + self._product(), dim=1)
 
     def _product(self) -> torch.Tensor:
