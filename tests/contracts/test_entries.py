@@ -30,6 +30,7 @@ REQUIRED = {
     ),
     "peft": ("Parameters", "attach", "SAVES", "LEARNING_RATE"),
     "objectives": ("loss", "evaluate", "worked_example"),
+    "rl/advantages": ("advantages", "evaluate", "worked_example"),
     "evaluate/calibrators": ("fit", "apply", "evaluate", "worked_example"),
     "train/engines": ("launch",),
     "train/trackers": ("Writer",),
