@@ -28,7 +28,8 @@ def loss(
 
 def evaluate(chosen: Any, rejected: Any, beta: float, label_smoothing: float) -> float:
     """Compute the loss of plain lists, for the worked example."""
-    return float(loss(*(torch.tensor(x, dtype=torch.float64) for x in (chosen, rejected)), beta, label_smoothing)[0])
+    w, r = (torch.tensor(x, dtype=torch.float64) for x in (chosen, rejected))
+    return float(loss(w, r, beta, label_smoothing)[0])
 
 
 def worked_example() -> WorkedExample:

@@ -38,8 +38,8 @@ def loss(
 
 def evaluate(logprobs: Any, old: Any, reference: Any, advantages: Any, lengths: Any, beta: float) -> float:
     """Compute the loss of plain lists, for the worked example."""
-    tensors = [torch.tensor(x, dtype=torch.float64) for x in (logprobs, old, reference, advantages)]
-    return float(loss(*tensors, torch.tensor(lengths), beta=beta)[0])
+    now, before, ref, gained = (torch.tensor(x, dtype=torch.float64) for x in (logprobs, old, reference, advantages))
+    return float(loss(now, before, ref, gained, torch.tensor(lengths), beta=beta)[0])
 
 
 def worked_example() -> WorkedExample:

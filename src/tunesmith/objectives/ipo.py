@@ -26,7 +26,8 @@ def loss(chosen: torch.Tensor, rejected: torch.Tensor, tau: float = 0.1) -> tupl
 
 def evaluate(chosen: Any, rejected: Any, tau: float) -> float:
     """Compute the loss of plain lists, for the worked example."""
-    return float(loss(*(torch.tensor(x, dtype=torch.float64) for x in (chosen, rejected)), tau)[0])
+    w, r = (torch.tensor(x, dtype=torch.float64) for x in (chosen, rejected))
+    return float(loss(w, r, tau)[0])
 
 
 def worked_example() -> WorkedExample:

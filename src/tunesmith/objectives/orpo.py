@@ -30,8 +30,8 @@ def loss(chosen: torch.Tensor, rejected: torch.Tensor, weight: float = 0.1) -> t
 
 def evaluate(chosen: Any, rejected: Any, weight: float) -> float:
     """Compute the loss of the pairs' probabilities a token, for the worked example."""
-    logs = (torch.tensor(x, dtype=torch.float64).log() for x in (chosen, rejected))
-    return float(loss(*logs, weight)[0])
+    w, r = (torch.tensor(x, dtype=torch.float64).log() for x in (chosen, rejected))
+    return float(loss(w, r, weight)[0])
 
 
 def worked_example() -> WorkedExample:

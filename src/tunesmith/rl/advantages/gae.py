@@ -34,9 +34,9 @@ def advantages(
 
 def evaluate(rewards: Any, values: Any, lam: float) -> list[float]:
     """Return the advantages of one completion, with a token of padding on either side, for the worked example."""
-    rows = [torch.tensor([[9.0, *x, 9.0]], dtype=torch.float64) for x in (rewards, values)]
+    r, v = (torch.tensor([[9.0, *x, 9.0]], dtype=torch.float64) for x in (rewards, values))
     mask = torch.tensor([[False, *(True for _ in rewards), False]])
-    return advantages(*rows, mask, 1.0, lam)[0, 1:-1].tolist()
+    return advantages(r, v, mask, 1.0, lam)[0, 1:-1].tolist()
 
 
 def worked_example() -> WorkedExample:
