@@ -30,6 +30,7 @@ REQUIRED = {
     ),
     "peft": ("Parameters", "attach", "rates", "SAVES", "TITLE", "LEARNING_RATE", "IDENTITY_AT_START"),
     "objectives": ("loss", "evaluate", "worked_example"),
+    "rl/advantages": ("advantages", "evaluate", "worked_example"),
     "evaluate/calibrators": ("fit", "apply", "evaluate", "worked_example"),
     "train/engines": ("launch",),
     "train/trackers": ("Writer",),

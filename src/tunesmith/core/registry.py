@@ -93,6 +93,7 @@ DEMONSTRATIONS = Registry("data/demonstrations", "demonstration choice")
 RETRIEVERS = Registry("retrieval/retrievers", "retriever")
 PEFT = Registry("peft", "peft method")
 OBJECTIVES = Registry("objectives", "objective")
+ADVANTAGES = Registry("rl/advantages", "advantage estimator")
 CALIBRATORS = Registry("evaluate/calibrators", "calibrator")
 ENGINES = Registry("train/engines", "engine")
 TRACKERS = Registry("train/trackers", "tracker")
@@ -101,6 +102,6 @@ BASELINES = Registry("recipes/baselines", "baseline")
 TUNINGS = Registry("recipes/tunings", "objective")
 RECIPES = Registry("recipes", "command")
 ROOMS = (
-    METRICS, SOURCES, DEMONSTRATIONS, RETRIEVERS, PEFT, OBJECTIVES, CALIBRATORS, ENGINES, TRACKERS, ROUTES, BASELINES, TUNINGS,
-    RECIPES,
+    METRICS, SOURCES, DEMONSTRATIONS, RETRIEVERS, PEFT, OBJECTIVES, ADVANTAGES, CALIBRATORS, ENGINES, TRACKERS, ROUTES,
+    BASELINES, TUNINGS, RECIPES,
 )  # fmt: skip
