@@ -70,7 +70,7 @@ def attach(
         trained |= {f"{head}.{name}": p for name, p in lm.model.get_submodule(head).named_parameters()}
     how = how.model_copy(update={"learning_rate": how.learning_rate or entry.LEARNING_RATE})
     lm.model.train()
-    return Training(loss_of, trained, data, how, seed)
+    return Training(loss_of, trained, data, how, seed, entry.rates(lm.model, parameters))
 
 
 def language_modelling(lm: LM, activation_checkpointing: bool) -> LossOf:
