@@ -1,4 +1,4 @@
-"""The fast forward pass of encoders is the models' own: same hidden states, logits and gradients, whatever is padded or attached."""
+"""The fast forward pass of encoders is their own: same hidden states, logits and gradients, whatever is padded or attached."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,12 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
-    AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig, CamembertConfig, ElectraConfig, RobertaConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    CamembertConfig,
+    ElectraConfig,
+    RobertaConfig,
     XLMRobertaConfig,
 )  # fmt: skip
 
@@ -167,8 +172,8 @@ class _Halved(nn.Module):
 @pytest.mark.parametrize(
     "place",
     [
-        "attention.self.query", "attention.self.value", "attention.output.dense", "attention.output.LayerNorm", "attention.output",
-        "intermediate", "intermediate.dense", "output.dense", "output.dropout", "output", "attention.self", "attention",
+        "attention.self.query", "attention.self.value", "attention.self", "attention.output.dense", "attention.output.LayerNorm",
+        "attention.output", "intermediate", "intermediate.dense", "output.dense", "output.dropout", "output", "attention",
     ],
 )  # fmt: skip
 def test_whatever_is_put_around_a_module_is_called(place: str) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from tunesmith.core.progress import Progress
 from tunesmith.models import embedded
+from tunesmith.models.bert import hidden_states
 
 _BATCH = 64
 _LONGEST = 256
@@ -29,9 +30,10 @@ def embed_texts(texts: Sequence[str], title: str = "") -> Any:
         for start in range(0, len(order), _BATCH):
             chosen = order[start : start + _BATCH]
             batch = tokenizer([texts[i] for i in chosen], padding=True, truncation=True, max_length=_LONGEST, return_tensors="pt")
-            hidden = model(**batch).last_hidden_state
-            real = batch["attention_mask"][..., None].to(hidden.dtype)
-            mean = (hidden * real).sum(1) / real.sum(1)
+            real, lengths = batch["attention_mask"].bool(), batch["attention_mask"].sum(1)
+            hidden = hidden_states(model, batch["input_ids"], lengths, real)
+            rows = torch.arange(len(chosen)).repeat_interleave(lengths)
+            mean = hidden.new_zeros(len(chosen), hidden.shape[1]).index_add_(0, rows, hidden) / lengths[:, None]
             vectors[chosen] = torch.nn.functional.normalize(mean, dim=-1).numpy()
             progress.advance(len(chosen))
     return vectors

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from tunesmith.core.errors import UserError
-from tunesmith.core.memory import use_large_pages
+from tunesmith.core.memory import limit_kernels, use_large_pages
 from tunesmith.models import remote
 from tunesmith.models.engine import Engine
 from tunesmith.models.load import LM
@@ -69,6 +69,7 @@ def quiet_libraries() -> None:
 
 
 def use_threads(count: int | None) -> None:
-    """Use `count` processor threads, None = as many as the process may run on; and memory in large pages."""
+    """Use `count` processor threads, None = as many as the process may run on; memory in large pages, and few kept kernels."""
     use_large_pages()
+    limit_kernels()
     torch.set_num_threads(count or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

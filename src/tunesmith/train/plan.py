@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_iter
 from tunesmith.core.memory import available_gb, recent_peak_gb, reset_peak, resident_gb
 from tunesmith.core.records import Encoded
 from tunesmith.data.collate import collate
-from tunesmith.data.encoded_rows import longest_of
+from tunesmith.data.encoded_rows import lengths_of, longest_of
 from tunesmith.train.parameters import FitParameters
 from tunesmith.train.rehearsal import Rehearsal
 from tunesmith.train.training import Training
@@ -256,7 +256,9 @@ class _Counting(TorchDispatchMode):
     @staticmethod
     def of(training: Training, tokens: int) -> _Counted:
         """Return the most bytes that a forward pass, and a forward and backward pass, over so many tokens holds at once."""
-        batch = collate([_sample(training.data, tokens)])
+        # No row is longer than the data's, which is what the model can read at the least.
+        rows = math.ceil(tokens / max(lengths_of(training.data)))
+        batch = collate([_sample(training.data, tokens // rows)] * rows)
         random = torch.get_rng_state()
         # Gradients are dropped as they come: their size is known, and there may be no room for all of them.
         hooks = [p.register_post_accumulate_grad_hook(_drop_gradient) for p in training.parameters.values()]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tunesmith.recipes._supervised import Supervised
 
 # Published for encoders five times as large: 2 to 4 epochs, batches of 16 or 32, rates of 2e-5 to 5e-5.
-DEFAULTS: dict[str, Any] = {"model": "minilm", "peft": {"name": "full"}, "epochs": 3.0, "batch_size": 32, "dtype": "fp32"}
+DEFAULTS: dict[str, Any] = {"model": "minilm", "peft": {"name": "full"}, "epochs": 3.0, "batch_size": 32}
 LEARNING_RATES = {"full": 2e-4}
 
 
