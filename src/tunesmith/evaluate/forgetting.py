@@ -17,7 +17,7 @@ from tunesmith.core.encode import token_ids, with_bos
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.progress import say
 from tunesmith.data.prompts import Prompts
-from tunesmith.data.task import Task, load_task
+from tunesmith.data.task import load_task
 from tunesmith.evaluate.answer import Asker, accuracy_on
 from tunesmith.evaluate.results import Forgetting
 from tunesmith.metrics import perplexity
@@ -59,15 +59,15 @@ class Guard:
         return asdict(self)
 
 
-def measure(lm: LM, task: Task | None, rows: int) -> Guard:
-    """Measure the guard set: passages, choices, and `rows` test items of each embedded task other than `task`.
+def measure(lm: LM, task: str, rows: int) -> Guard:
+    """Measure the guard set: passages, choices, and `rows` test items of each embedded task not called `task`.
 
     Where the embedded tasks cannot be had (no network and no cache), the user is told, and the rest is measured.
     """
     nats, tokens = text_nats(lm, passages())
     accuracies, counts = {}, {}
     try:
-        siblings = [load_task(name) for name in SIBLINGS if rows and (task is None or name != task.name)]
+        siblings = [load_task(name) for name in SIBLINGS if rows and name != task]
     except TunesmithError as error:
         say(f"forgetting is not measured on sibling tasks: {error.message}")
         siblings = []

@@ -82,6 +82,15 @@ class Forgetting:
         changes = [task["after"] - task["before"] for task in self.tasks.values()]
         return sum(changes) / len(changes) if changes else 0.0
 
+    def as_record(self) -> dict[str, Any]:
+        """Return it as report.json has it."""
+        return {**asdict(self), "accuracy_change": self.accuracy_change, "rise": self.rise}
+
+    @classmethod
+    def of_record(cls, record: dict[str, Any]) -> Forgetting:
+        """Return what `as_record` was called on."""
+        return cls(**{key: value for key, value in record.items() if key not in ("accuracy_change", "rise")})
+
 
 @dataclass(frozen=True)
 class RouteResult:
