@@ -37,11 +37,11 @@ def pool_of(how: Remedies, lm: LM, longest: int, seed: int) -> EncodedRows | Non
     return replay_rows(how.replay_data, lm, longest, seed) if how.replay or how.ewc else None
 
 
-def with_replay(how: Remedies, rows: EncodedRows, pool: EncodedRows | None) -> tuple[EncodedRows, list[str]]:
+def with_replay(how: Remedies, rows: EncodedRows, pool: EncodedRows | None, seed: int) -> tuple[EncodedRows, list[str]]:
     """Return training rows with those replayed, and what to say about it."""
     if pool is None or not how.replay:
         return rows, []
-    whole = mixed(rows, pool, how.replay)
+    whole = mixed(rows, pool, how.replay, seed)
     return whole, [f"{len(whole) - len(rows):,} of the {len(whole):,} rows of an epoch are replayed from {how.replay_data}"]
 
 

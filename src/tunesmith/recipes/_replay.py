@@ -47,13 +47,24 @@ def replay_rows(names: str, lm: LM, longest: int, seed: int) -> EncodedRows:
     return EncodedRows(found)
 
 
-def mixed(rows: EncodedRows, pool: EncodedRows, share: float) -> EncodedRows:
+def mixed(rows: EncodedRows, pool: EncodedRows, share: float, seed: int) -> EncodedRows:
     """Return rows with so many of the pool after them that these are a share of all: the same in every epoch.
 
-    Where the pool has too few, they come several times.
+    The share is also that of the loss, or nearly: where a text has more tokens that count than a row has on average, so many
+    of them are drawn and the others only read. Else sixty words of a text would drown a one-word answer. Where the pool has
+    too few rows, they come several times, with other tokens drawn.
     """
     wanted = max(round(len(rows) * share / (1 - share)), 1)
-    return EncodedRows(chain(rows, (pool[i % len(pool)] for i in range(wanted))))
+    most = max(round(sum(row.counted for row in rows) / len(rows)), 1)
+    return EncodedRows(chain(rows, (_thinned(pool[i % len(pool)], most, derive(seed, "thin", i)) for i in range(wanted))))
+
+
+def _thinned(row: Encoded, most: int, seed: int) -> Encoded:
+    counted = [i for i, counts in enumerate(row.loss_mask) if counts]
+    if len(counted) <= most:
+        return row
+    kept = set(random.Random(seed).sample(counted, most))
+    return replace(row, loss_mask=tuple(i in kept for i in range(len(row))))
 
 
 def _rows_of(name: str, lm: LM) -> Iterable[Encoded]:

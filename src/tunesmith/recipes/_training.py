@@ -87,7 +87,7 @@ def _training(
     if how is None:
         return attach(lm, method, data, shop.fit_parameters, seed, loss_of), []
     pool = pool_of(how, lm, lm.context_length, shop.seed)
-    rows, said = with_replay(how, EncodedRows(data), pool)
+    rows, said = with_replay(how, EncodedRows(data), pool, shop.seed)
     training = attach(lm, method, rows, how, seed, loss_of)
     training = replace(training, anchor=anchor_of(how, training.parameters))
     if how.wise_ft:
