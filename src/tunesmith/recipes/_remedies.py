@@ -63,6 +63,9 @@ def with_fisher(training: Training, lm: LM, pool: EncodedRows | None, folder: Pa
     Args:
         pool: rows to measure on. folder: where `fisher-HASH.safetensors` goes.
         of: what the weights follow from (the model's identity, precision, peft method).
+
+    Raises:
+        UserError: EWC without rows. WorkFailed: the disk could not take what was measured.
     """
     anchor = training.anchor
     if not anchor or not anchor.ewc:
