@@ -153,3 +153,12 @@ def test_ewc_is_rehearsed_without_a_fisher_information_but_never_trained(tmp_pat
     assert plan.calibrate(training, keeps_best=False).seconds > 0
     with pytest.raises(ValueError, match="Fisher"):
         fit(training, Run(tmp_path / "run", {}, {}))
+
+
+def test_the_fisher_information_of_a_table_follows_the_rows_that_are_trained() -> None:
+    fisher = {"table": torch.arange(6.0).reshape(3, 2), "other": torch.ones(2)}
+    anchor = Anchor(ewc=1.0, fisher=fisher).on_rows("table", torch.tensor([2, 0]))
+    assert anchor.fisher
+    assert torch.equal(anchor.fisher["table"], torch.tensor([[4.0, 5.0], [0.0, 1.0]]))
+    assert anchor.fisher["other"] is fisher["other"]
+    assert Anchor(l2_sp=1.0).on_rows("table", torch.tensor([0])) == Anchor(l2_sp=1.0)

@@ -15,9 +15,9 @@ class Remedies(FitParameters):
     replay_data: str = "general"
     """what is replayed, and what EWC looks at: general (embedded texts), tasks and files, separated by commas"""
     l2_sp: float = Field(0.0, ge=0, allow_inf_nan=False)
-    """pull of weights to where they began, w -= learning rate * l2_sp * (w - w0); takes the place of weight_decay; try 1000"""
+    """pull of weights to where they began, w -= learning rate * l2_sp * (w - w0); takes the place of weight_decay; try 6000"""
     ewc: float = Field(0.0, ge=0, allow_inf_nan=False)
-    """weight of elastic weight consolidation, (ewc / 2) F (w - w0)^2, F how much a weight matters on replay_data; try 1e6"""
+    """weight of elastic weight consolidation, (ewc / 2) F (w - w0)^2, F how much a weight matters on replay_data; try 1e5"""
     wise_ft: int | None = None
     """after training, try so many steps from the old weights to the new and keep the mix that forgets least of those with 90 %
     of the gain on validation rows; full and LoRA; try 10"""

@@ -62,7 +62,8 @@ def run(config: Config) -> dict[str, Any]:
         guarding = guarding_of(it, run.folder)
         adapted = train(it.lm, _with_findings(it), run, it.validation)
         mixes = mixes_of(it, run.folder)
-        artefact = save_artefact(run.folder, it.lm, it.method, it.supervised.prompts, "Fine-tuning")
+        made = it.supervised
+        artefact = save_artefact(run.folder, it.lm, it.method, made.prompts, "Fine-tuning", made.heads, made.task_type)
         test = it.rows.test() if it.rows.test else None
         if test:
             write_jsonl(run.folder / "predictions.jsonl", test.predictions)

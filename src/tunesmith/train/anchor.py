@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -29,6 +29,13 @@ class Anchor:
     def bytes_for(self, parameter: torch.Tensor) -> int:
         """Return what holding a parameter takes: a copy of its start, and for EWC its F."""
         return parameter.nbytes + (4 * parameter.numel() if self.ewc else 0)
+
+    def on_rows(self, name: str, rows: torch.Tensor) -> Anchor:
+        """Return the same for a training that trains some rows of the parameter `name` in its place."""
+        if self.fisher is None or name not in self.fisher:
+            return self
+        known = self.fisher[name]
+        return replace(self, fisher={**self.fisher, name: known[rows.to(known.device)]})
 
 
 class Held:

@@ -19,7 +19,7 @@ KIND = "tuned"
 class Parameters(Remedied):
     """What EWC can be told."""
 
-    strength: float = Field(1e6, gt=0, allow_inf_nan=False)
+    strength: float = Field(1e5, gt=0, allow_inf_nan=False)
     """lambda of (lambda / 2) F (w - w0)^2"""
     data: str = Field("general", min_length=1)
     """what Fisher information is measured on: general, or tasks and files joined by +"""

@@ -19,7 +19,7 @@ KIND = "tuned"
 class Parameters(Remedied):
     """What L2-SP can be told."""
 
-    strength: float = Field(1000.0, gt=0, allow_inf_nan=False)
+    strength: float = Field(6000.0, gt=0, allow_inf_nan=False)
     """a of w -= learning rate * a (w - w0)"""
 
 
