@@ -39,8 +39,8 @@ def run(config: Config) -> dict[str, Any]:
 
     Returns:
         status, run_dir, artefact, seconds, wall_seconds, peak_memory_gb, tokens, tokens_per_second, supervised_tokens,
-        trained_parameters, steps, final_loss, validation, test, gain (measure, before, after), forgetting, wise_ft (points,
-        alpha), warnings.
+        trained_parameters, steps, final_loss, validation, test, gain, forgetting, wise_ft,
+        warnings.
 
     Raises:
         UserError: unusable data or settings, named by file, row or key.
