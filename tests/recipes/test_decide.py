@@ -105,7 +105,7 @@ def test_a_target_out_of_reach_means_silence_and_says_how_many_rows_it_takes(fol
 def adapter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     config = tune.Config(
         data=str(folder / "days.yaml"), model="toy-llama", run_dir=str(tmp_path_factory.mktemp("tuned") / "run"), threads=1,
-        max_steps=15, learning_rate=0.02, validation_rows=0, evaluations=0,
+        max_steps=15, learning_rate=0.02, validation_rows=0, evaluations=0, guard=False,
     )  # fmt: skip
     return tune.run(config)["artefact"]
 

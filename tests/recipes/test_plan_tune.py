@@ -18,7 +18,7 @@ from tunesmith.core.files import sha256
 from tunesmith.core.memory import resident_gb
 from tunesmith.recipes import _plan_tune
 
-TOY = ["--model", "toy-llama", "--threads", "1"]
+TOY = ["--model", "toy-llama", "--threads", "1", "--guard", "false"]
 ADAPTER = "adapter/adapter_model.safetensors"
 DOCUMENTED = {
     "status", "recipe", "run_dir", "model", "peft", "rows", "over_long", "tokens", "supervised_tokens", "histogram", "max_length",

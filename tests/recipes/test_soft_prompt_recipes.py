@@ -49,7 +49,19 @@ def reported(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
 
 def tune_words(name: str, run_dir: str) -> list[str]:
     """The words of a short training."""
-    shared = ["--model", "toy-llama", "--threads", "1", "--batch_size", "4", "--max_steps", "6", "--save_steps", "2"]
+    shared = [
+        "--model",
+        "toy-llama",
+        "--threads",
+        "1",
+        "--batch_size",
+        "4",
+        "--max_steps",
+        "6",
+        "--save_steps",
+        "2",
+        "--guard=false",
+    ]
     return ["tune", "rows.jsonl", *shared, "--learning_rate", "0.02", "--peft", name, *METHODS[name][0], "--run_dir", run_dir]
 
 

@@ -17,7 +17,7 @@ from tunesmith.recipes._rows import read_rows
 from tunesmith.train import checkpoint
 
 Row = dict[str, Any]
-PLAIN = ["--model", "toy-llama", "--threads", "1", "--batch_size", "4", "--max_steps", "4"]
+PLAIN = ["--model", "toy-llama", "--threads", "1", "--batch_size", "4", "--max_steps", "4", "--guard", "false"]
 FAST = [*PLAIN, "--peft.rank", "2"]
 
 
@@ -69,7 +69,8 @@ def reported(capsys: pytest.CaptureFixture[str], *words: str) -> Row:
 
 DOCUMENTED = {
     "status", "run_dir", "artefact", "seconds", "wall_seconds", "peak_memory_gb", "tokens", "tokens_per_second",
-    "supervised_tokens", "trained_parameters", "steps", "final_loss", "validation", "test", "warnings",
+    "supervised_tokens", "trained_parameters", "steps", "final_loss", "validation", "test", "gain",
+    "forgetting", "wise_ft", "warnings",
 }  # fmt: skip
 
 

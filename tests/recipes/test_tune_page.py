@@ -13,7 +13,7 @@ from tunesmith import cli
 from tunesmith.core.files import verify_manifest
 from tunesmith.core.runs import Run
 
-FAST = ["--model", "toy-llama", "--threads", "1", "--batch_size", "4", "--max_steps", "8", "--peft.rank", "2"]
+FAST = ["--model", "toy-llama", "--threads", "1", "--batch_size", "4", "--max_steps", "8", "--peft.rank", "2", "--guard", "false"]
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from tunesmith.core.files import sha256
 
 COMMON = [
     "--model", "toy-llama", "--run_dir", "run", "--batch_size", "2", "--gradient_accumulation_steps", "3", "--epochs", "3",
-    "--save_steps", "2", "--evaluations", "4", "--learning_rate", "3e-3", "--threads", "1",
+    "--save_steps", "2", "--evaluations", "4", "--learning_rate", "3e-3", "--threads", "1", "--guard", "false",
 ]  # fmt: skip
 METHODS = {
     "lora": ["--peft.rank", "4", "--peft.dropout", "0.2"],

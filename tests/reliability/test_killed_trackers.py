@@ -11,7 +11,7 @@ from forkserver import Server
 STEPS = 40
 COMMAND = [
     "--model", "toy-llama", "--run_dir", "run", "--batch_size", "2", "--max_steps", str(STEPS), "--save_steps", "4",
-    "--threads", "1", "--peft.rank", "2", "--report_to", "tensorboard,trackio",
+    "--threads", "1", "--guard", "false", "--peft.rank", "2", "--report_to", "tensorboard,trackio",
 ]  # fmt: skip
 
 

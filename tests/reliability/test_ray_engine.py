@@ -20,7 +20,7 @@ from tunesmith.train.engines import ray as engine
 
 SMALL = {
     "model": "toy-llama", "dtype": "fp32", "threads": 1, "batch_size": 3, "learning_rate": 1e-3, "evaluations": 2,
-    "validation_rows": 4, "peft": "lora:rank=4", "warmup": 0.0,
+    "validation_rows": 4, "peft": "lora:rank=4", "warmup": 0.0, "guard": False,
 }  # fmt: skip
 TWO = {"engine": "ray", "workers": 2}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,18 +54,42 @@ class Forgetting:
     Attributes:
         text: name of the general text; perplexity_before, perplexity_after: per token of it.
         tasks: sibling task -> {"before": accuracy, "after": accuracy, "n": items}.
+        passages: "tokens" of each passage of the text, and its nats "before" and "after".
+        choices: for each question of the choice benchmark, 1 = right, 0 = wrong, "before" and "after".
     """
 
     text: str
     perplexity_before: float
     perplexity_after: float
     tasks: dict[str, dict[str, float]] = field(default_factory=dict)
+    passages: dict[str, list[float]] = field(default_factory=dict)
+    choices: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def rise(self) -> float:
+        """Nats per token of general text that were lost: log(perplexity after / before); negative = gained."""
+        return math.log(self.perplexity_after / self.perplexity_before)
+
+    @property
+    def choice_accuracies(self) -> tuple[float, float] | None:
+        """Accuracy on the choice benchmark before and after; None where it was not asked."""
+        before, after = self.choices.get("before"), self.choices.get("after")
+        return (sum(before) / len(before), sum(after) / len(after)) if before and after else None
 
     @property
     def accuracy_change(self) -> float:
         """Mean change of accuracy over the sibling tasks; negative = forgotten. 0 where there are none."""
         changes = [task["after"] - task["before"] for task in self.tasks.values()]
         return sum(changes) / len(changes) if changes else 0.0
+
+    def as_record(self) -> dict[str, Any]:
+        """Return it as report.json has it."""
+        return {**asdict(self), "accuracy_change": self.accuracy_change, "rise": self.rise}
+
+    @classmethod
+    def of_record(cls, record: dict[str, Any]) -> Forgetting:
+        """Return what `as_record` was called on."""
+        return cls(**{key: value for key, value in record.items() if key not in ("accuracy_change", "rise")})
 
 
 @dataclass(frozen=True)

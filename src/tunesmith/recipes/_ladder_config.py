@@ -13,6 +13,7 @@ from tunesmith.train.parameters import FitParameters
 
 _ROUTES = ["zero-shot", "few-shot", "calibrated", "few-shot-nearest", "lora", "full"]
 _BASELINES = ["majority", "tfidf", "vader", "human", "minilm"]
+_REMEDIES = ["zero-shot", "full", "replay", "l2-sp", "ewc", "wise-ft", "lora"]
 _QUICK = {"train_rows": 400, "validation_rows": 100, "test_rows": 200, "guard_rows": 50, "draws": 2}
 
 
@@ -76,6 +77,8 @@ class LadderConfig(ClimbConfig):
 
     routes: list[str | dict[str, Any]] = [*_ROUTES]
     """which routes; few-shot:shots=8 sets a route's own parameters"""
+    remedies: bool = False
+    """compare remedies against forgetting: zero-shot, full, replay, l2-sp, ewc, wise-ft and lora, without baselines"""
     baselines: list[str] = [*_BASELINES]
     """rows without a language model; none = none"""
     shots: int = Field(4, ge=1)
@@ -107,6 +110,15 @@ class LadderConfig(ClimbConfig):
         if self.address and self.engine != "ray":
             raise ValueError("address needs --engine ray")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _for_remedies(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("remedies") not in (True, "true"):
+            return given
+        if "routes" in given and given["routes"] != _REMEDIES:
+            raise ValueError("remedies and routes exclude each other: remedies names the routes itself")
+        return {"baselines": [], **given, "routes": [*_REMEDIES]}
 
     def quickened(self) -> LadderConfig:
         """Return the settings of a first look: fewer rows and draws."""

@@ -16,6 +16,7 @@ from tunesmith.data.task import Task
 from tunesmith.evaluate.report.page import write_html
 from tunesmith.evaluate.report.record import LadderReport, to_json
 from tunesmith.evaluate.report.terminal import table, write_markdown
+from tunesmith.evaluate.tradeoff import weigh
 from tunesmith.evaluate.verdict import is_reference, judge
 from tunesmith.recipes._climb import by_draw, items_hash
 from tunesmith.recipes._ladder_config import ClimbConfig, LadderConfig, Price, flat
@@ -31,12 +32,14 @@ def ladder_report(config: LadderConfig, task: Task, climbed: Climbed, command: s
     """
     comparison = _compare(config, climbed.rows)
     results = [with_interval(result, comparison) for result, _ in climbed.rows]
+    predictions = {result.route: predictions for result, predictions in climbed.rows}
     return LadderReport(
         task=task.name, description=task.file.description, model=config.model, metric=task.metrics[0], results=results,
-        predictions={result.route: predictions for result, predictions in climbed.rows}, comparison=comparison,
+        predictions=predictions, comparison=comparison,
         verdict=judge(results, comparison), skipped=climbed.skipped, warnings=[*task.splits.warnings, *_quick_warning(config)],
         command=command, provenance={**versions(), **_provenance(config, task)}, price_note=_price_note(config.price),
         run_seconds=seconds,
+        tradeoff=weigh(results, predictions, METRICS.get(task.metrics[0]).evaluate, derive(config.seed, "tradeoff")),
     )  # fmt: skip
 
 

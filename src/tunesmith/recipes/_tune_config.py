@@ -8,10 +8,10 @@ from pydantic import Field, field_validator, model_validator
 
 from tunesmith.core.errors import UserError, unknown
 from tunesmith.core.registry import ENGINES
-from tunesmith.train.parameters import FitParameters
+from tunesmith.recipes._remedies_config import Remedies
 
 
-class Config(FitParameters):
+class Config(Remedies):
     """Settings of `tunesmith tune`, beside those of training itself."""
 
     data: str
@@ -34,6 +34,10 @@ class Config(FitParameters):
     """at most this many rows for choosing the best weights; 0 = none"""
     test_rows: int = Field(1000, ge=0)
     """at most this many test rows of a task to answer at the end; 0 = none"""
+    guard: bool = True
+    """measure a decoder on general text, choices and sibling tasks before and after"""
+    guard_rows: int = Field(50, ge=0)
+    """items of each sibling task for that; 0 = no sibling tasks"""
     dtype: str = "auto"
     threads: int | None = None
     seed: int = 0
@@ -91,6 +95,8 @@ class Config(FitParameters):
     def _one_method(self) -> Self:
         if self.adapter and "peft" in self.model_fields_set:
             raise ValueError("peft and adapter exclude each other: an adapter is trained further by its own method")
+        if self.wise_ft and not self.validation_rows:
+            raise ValueError("wise_ft chooses a mix of weights by validation rows: set --validation_rows above 0")
         if self.find_lr and self.learning_rate:
             raise ValueError("find_lr and learning_rate exclude each other: one finds what the other gives")
         return self
@@ -102,4 +108,6 @@ class Config(FitParameters):
             raise ValueError(f"{', '.join(sorted(given))} needs --engine ray")
         if self.engine != "local" and (self.find_lr or self.find_batch_size):
             raise ValueError("find_lr and find_batch_size try on this machine alone: run them without --engine first")
+        if self.engine != "local" and (self.ewc or self.wise_ft):
+            raise ValueError("ewc and wise_ft need all weights in one process: use replay or l2_sp with --engine")
         return self

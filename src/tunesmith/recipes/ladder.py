@@ -32,6 +32,7 @@ EXAMPLES = (
     "tunesmith ladder movies",
     "tunesmith ladder mine.yaml --quick",
     "tunesmith ladder movies --routes zero-shot,lora --ranks 4,16",
+    "tunesmith ladder movies --remedies",
 )
 
 
@@ -122,7 +123,7 @@ def route_specs(config: Config) -> dict[str, dict[str, Any]]:
 def inputs_of(config: Config, task: Task) -> dict[str, Any]:
     """What every finished route depends on; which routes are wanted, and what an hour costs, is not among it."""
     free = {
-        "task", "run_dir", "overwrite", "resume", "quick", "routes", "baselines", "ranks", "shots", "draws", "target",
+        "task", "run_dir", "overwrite", "resume", "quick", "routes", "remedies", "baselines", "ranks", "shots", "draws", "target",
         "budget_minutes", "price", "threads", "cache_gb", "skip_bad_rows", "engine", "address",
     }  # fmt: skip
     settings = config.model_dump(

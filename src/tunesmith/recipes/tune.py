@@ -5,6 +5,7 @@ Only the answers count in the loss, divided by the number of counted tokens in t
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -38,7 +39,8 @@ def run(config: Config) -> dict[str, Any]:
 
     Returns:
         status, run_dir, artefact, seconds, wall_seconds, peak_memory_gb, tokens, tokens_per_second, supervised_tokens,
-        trained_parameters, steps, final_loss, validation, test, warnings.
+        trained_parameters, steps, final_loss, validation, test, gain, forgetting, wise_ft,
+        warnings.
 
     Raises:
         UserError: unusable data or settings, named by file, row or key.
@@ -46,7 +48,9 @@ def run(config: Config) -> dict[str, Any]:
     """
     from tunesmith.recipes._adapt import train
     from tunesmith.recipes._artefact import save_artefact
+    from tunesmith.recipes._guarding import guarding_of
     from tunesmith.recipes._ready import filled_in
+    from tunesmith.recipes._wise_ft import mixes_of
 
     start = time.monotonic()
     config = filled_in(config).model_copy(update={"run_dir": str(folder_of(config))})
@@ -55,19 +59,23 @@ def run(config: Config) -> dict[str, Any]:
         config = config.model_copy(update={"overwrite": False, "resume": True})
     it, run, page = _begin(config)
     with page:
+        guarding = guarding_of(it, run.folder)
         adapted = train(it.lm, _with_findings(it), run, it.validation)
+        mixes = mixes_of(it, run.folder)
         made = it.supervised
         artefact = save_artefact(run.folder, it.lm, it.method, made.prompts, "Fine-tuning", made.heads, made.task_type)
         test = it.rows.test() if it.rows.test else None
         if test:
             write_jsonl(run.folder / "predictions.jsonl", test.predictions)
+        change = guarding.finish() if guarding else {"gain": None, "forgetting": None}
         fitted, peaks = adapted.fitted, [peak_gb(), *(w["peak_memory_gb"] for w in elsewhere)]
         report = {
             "status": "done", "run_dir": str(run.folder), "artefact": str(artefact), "seconds": fitted.seconds,
             "wall_seconds": time.monotonic() - start, "peak_memory_gb": max(peaks), "tokens": fitted.tokens,
             "tokens_per_second": fitted.tokens / max(fitted.seconds, 1e-9), "supervised_tokens": fitted.supervised_tokens,
             "trained_parameters": adapted.trained_parameters, "steps": fitted.steps, "final_loss": fitted.losses[-1],
-            "validation": fitted.best, "test": test.results if test else [], "warnings": it.rows.warnings,
+            "validation": fitted.best, "test": test.results if test else [], **change,
+            "wise_ft": mixes, "warnings": it.rows.warnings,
         }  # fmt: skip
         page.finish(report)
     return report
@@ -95,7 +103,7 @@ def _begin(config: Config) -> tuple[Ready, Run, TunePage]:
     config = it.config
     if engine.workers == 1:
         require_memory(it.training, it.keeps_best, config.max_memory_gb, it.lm.model)
-    about = {"command": command_of("tune", config.data, config), "parents": [config.adapter] if config.adapter else []}
+    about = {"command": command_of("tune", config.data, config), "parents": _parents(config)}
     again = engine.rank == 0 and (config.overwrite or not config.resume)
     with engine.first_before_others():
         run = Run(folder_of(config), _inputs(config, it.lm, it.rows), about, again)
@@ -107,9 +115,19 @@ def _begin(config: Config) -> tuple[Ready, Run, TunePage]:
 
 def _with_findings(it: Ready) -> Training:
     """Return the training with the settings that were asked to be found by trying."""
+    from tunesmith.recipes._remedies import with_fisher
     from tunesmith.recipes._search import with_found_rate, with_found_size
 
-    return with_found_rate(it.config, with_found_size(it.config, it.training, it.keeps_best), folder_of(it.config))
+    folder, config = folder_of(it.config), it.config
+    weights = [it.lm.identity, str(it.lm.dtype), json.dumps(config.peft, sort_keys=True), config.adapter or ""]
+    training = with_fisher(it.training, it.lm, it.pool, folder, weights)
+    return with_found_rate(config, with_found_size(config, training, it.keeps_best), folder)
+
+
+def _parents(config: Config) -> list[str]:
+    """Return the directories that this training goes on from: an adapter, or a model that a run has made."""
+    made = config.model if config.model and (Path(config.model).parent / "run.json").is_file() else None
+    return [path for path in (config.adapter, made) if path]
 
 
 def folder_of(config: Config) -> Path:
@@ -121,7 +139,18 @@ def _inputs(config: Config, lm: LM, rows: Rows) -> dict[str, Any]:
     """Return all that the trained weights follow from; a run directory made from other inputs is not continued."""
     harmless = {"run_dir", "overwrite", "resume", "threads", "save_steps", "tokens_per_micro_batch", "activation_checkpointing"}
     # N workers make the update that one makes.
-    harmless |= {"report_to", "find_batch_size", "max_memory_gb", "engine", "workers", "address", "restarts", "shard"}
+    harmless |= {
+        "guard",
+        "guard_rows",
+        "report_to",
+        "find_batch_size",
+        "max_memory_gb",
+        "engine",
+        "workers",
+        "address",
+        "restarts",
+        "shard",
+    }
     weights = Path(config.adapter) / "adapter_model.safetensors" if config.adapter else None
     return {
         **config.model_dump(exclude=harmless),
@@ -143,6 +172,11 @@ def render(report: dict[str, Any]) -> str:
         f"{r['task']}: {r['metric'].replace('_', ' ')} {r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}] on {r['n']:,} test rows"
         for r in report["test"]
     ]
+    if report["forgetting"]:
+        from tunesmith.evaluate.report.training import in_words
+        from tunesmith.evaluate.results import Forgetting
+
+        lines += in_words(report["gain"], Forgetting.of_record(report["forgetting"]))
     if "adapter" in Path(report["artefact"]).name:
         lines.append(f"talk to it: tunesmith chat --adapter {report['artefact']}")
     return "\n".join(lines)

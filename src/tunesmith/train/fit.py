@@ -77,6 +77,8 @@ def fit(training: Training, run: Run, validation: Validation | None = None, titl
             the samples are named.
         Interrupted: SIGINT or SIGTERM; the step was finished and saved.
     """
+    if training.anchor and training.anchor.ewc and training.anchor.fisher is None:
+        raise ValueError("EWC needs a Fisher information")
     plan, how = _Plan(training), training.how
     state = _State(Updater.of(training), run.folder / "checkpoints")
     position, engine = state.position, state.engine

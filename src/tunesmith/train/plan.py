@@ -203,6 +203,7 @@ def _optimizer_bytes(training: Training, keeps_best: bool) -> float:
         reduced = p.dtype != torch.float32
         # A gradient and two moments; in reduced precision also a master and its gathered gradient.
         total += p.nbytes + p.numel() * (16 if reduced else 8) + (p.nbytes if keeps_best else 0)
+        total += training.anchor.bytes_for(p) if training.anchor else 0
     return total
 
 

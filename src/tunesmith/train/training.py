@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from tunesmith.core.records import Encoded
+from tunesmith.train.anchor import Anchor
 from tunesmith.train.engines.local import LossOf
 from tunesmith.train.parameters import FitParameters
 
@@ -21,6 +22,7 @@ class Training:
         parameters: what is trained, by name.
         how: `learning_rate` must be set.
         rates: parameter name -> factor of the learning rate, where it is not 1 (LoRA+, rates that fall from layer to layer).
+        anchor: what holds weights near their start; None = nothing.
     """
 
     loss_of: LossOf
@@ -29,6 +31,7 @@ class Training:
     how: FitParameters
     seed: int
     rates: Mapping[str, float] = field(default_factory=dict)
+    anchor: Anchor | None = None
 
     @property
     def device(self) -> torch.device:

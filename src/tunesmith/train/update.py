@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
+from tunesmith.train.anchor import Anchor, Held
 from tunesmith.train.engines.local import current
 from tunesmith.train.parameters import Schedule
 from tunesmith.train.training import Training
@@ -36,6 +37,7 @@ class Updater:
         weight_decay: decoupled; matrices only, never biases, norms or other vectors.
         clip_norm: largest norm of the whole gradient; 0 = no clipping.
         rates: parameter name -> factor of the learning rate, where it is not 1.
+        anchor: what holds the parameters near where they are now; None = nothing.
     """
 
     def __init__(
@@ -44,15 +46,20 @@ class Updater:
         weight_decay: float,
         clip_norm: float,
         rates: Mapping[str, float] | None = None,
+        anchor: Anchor | None = None,
     ) -> None:
         self.parameters = dict(parameters)
         self.masters = {
             name: p if p.dtype == torch.float32 else p.detach().float().requires_grad_() for name, p in self.parameters.items()
         }
         self.clip_norm, self.engine = clip_norm, current()
+        self.rates = dict(rates or {})
+        self.held = Held(anchor, self.parameters, self.masters) if anchor else None
+        # L2-SP takes the place of decay to zero where there is a start to go back to.
+        pulled = self.held.masters.keys() if anchor and self.held and anchor.l2_sp else ()
         groups: dict[tuple[float, float], list[torch.Tensor]] = {}
         for name, master in self.masters.items():
-            key = (rates or {}).get(name, 1.0), weight_decay if master.ndim >= 2 else 0.0
+            key = self.rates.get(name, 1.0), weight_decay if master.ndim >= 2 and name not in pulled else 0.0
             groups.setdefault(key, []).append(master)
         self.optimizer = torch.optim.AdamW(
             [{"params": held, "rate": rate, "weight_decay": decay} for (rate, decay), held in groups.items()],
@@ -62,7 +69,7 @@ class Updater:
     @classmethod
     def of(cls, training: Training) -> Updater:
         """Return the updater that a training asks for."""
-        return cls(training.parameters, training.how.weight_decay, training.how.clip_norm, training.rates)
+        return cls(training.parameters, training.how.weight_decay, training.how.clip_norm, training.rates, training.anchor)
 
     def gather(self) -> None:
         """Add the gradients of one backward pass to those of the update, in float32; call it after every pass."""
@@ -78,6 +85,8 @@ class Updater:
         Returns:
             The norm of the whole gradient before clipping. If it is not finite, nothing was changed.
         """
+        if self.held:
+            self.held.add_gradients()
         gradients = [m.grad for m in self.masters.values() if m.grad is not None]
         norm = self.engine.number(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
         if math.isfinite(norm):
@@ -85,6 +94,9 @@ class Updater:
                 torch._foreach_mul_(gradients, self.clip_norm / norm)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate * group["rate"]
+            if self.held:
+                for name in self.masters:
+                    self.held.pull(name, learning_rate * self.rates.get(name, 1.0))
             self.optimizer.step()
             self._round()
         self.clear()

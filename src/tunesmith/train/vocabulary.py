@@ -73,7 +73,8 @@ def used_rows_only(model: nn.Module, training: Training) -> Iterator[Training]:
     setattr(parent, last, rows)
     table.weight.requires_grad_(False)
     try:
-        yield replace(training, parameters={**training.parameters, f"{name}.weight": rows.rows})
+        anchor = training.anchor.on_rows(f"{name}.weight", used) if training.anchor else None
+        yield replace(training, parameters={**training.parameters, f"{name}.weight": rows.rows}, anchor=anchor)
     finally:
         rows.give_back()
         setattr(parent, last, table)

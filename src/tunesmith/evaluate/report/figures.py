@@ -88,11 +88,11 @@ def ranks(results: Sequence[RouteResult]) -> dict[str, int]:
 
 def intervals(results: Sequence[RouteResult], verdict: Verdict) -> Figure:
     """Lay out the ranked intervals: one row a route, value and 95 % interval along x, reference lines vertical."""
-    low, high, step = _domain(results)
+    low, high, step = domain(results)
     rank = ranks(results)
 
     def at(value: float) -> float:
-        return _percent(value, low, high)
+        return percent(value, low, high)
 
     marks = tuple(
         Mark(
@@ -110,7 +110,7 @@ def intervals(results: Sequence[RouteResult], verdict: Verdict) -> Figure:
         for r in ranked(results)
     )
     references = tuple(Tick(at(r.value), r.route) for r in results if is_reference(r))
-    return Figure(marks, _ticks(low, high, step), references=references)
+    return Figure(marks, ticks(low, high, step), references=references)
 
 
 def quality_cost(results: Sequence[RouteResult], verdict: Verdict) -> Figure:
@@ -119,7 +119,7 @@ def quality_cost(results: Sequence[RouteResult], verdict: Verdict) -> Figure:
     Milliseconds per query, because that cost returns with every answer; training is paid once and stands in the table.
     A route faster than `FASTEST_MS` stands at the left edge.
     """
-    low, high, step = _domain(results)
+    low, high, step = domain(results)
     candidates = [r for r in ranked(results) if not is_reference(r)]
     rank = ranks(results)
     costs = {r.route: math.log10(max(r.ms_per_query, FASTEST_MS)) if math.isfinite(r.ms_per_query) else 0.0 for r in candidates}
@@ -132,43 +132,51 @@ def quality_cost(results: Sequence[RouteResult], verdict: Verdict) -> Figure:
             number=rank[r.route],
             recommended=r.route == verdict.recommended,
             value=f"{numbers.interval(r.value, r.low, r.high, 3)}, {numbers.milliseconds(r.ms_per_query)} ms per query",
-            x=_percent(costs[r.route], left, right),
-            y=100 - _percent(r.value, low, high),
-            low=100 - _percent(r.low, low, high),
-            high=100 - _percent(r.high, low, high),
+            x=percent(costs[r.route], left, right),
+            y=100 - percent(r.value, low, high),
+            low=100 - percent(r.low, low, high),
+            high=100 - percent(r.high, low, high),
         )
         for r in candidates
     ]
-    x_ticks = [Tick(_percent(e, left, right), f"{10.0**e:,.{max(0, -e)}f}") for e in range(left, right + 1)]
+    x_ticks = [Tick(percent(e, left, right), f"{10.0**e:,.{max(0, -e)}f}") for e in range(left, right + 1)]
     if x_ticks and any(r.ms_per_query < FASTEST_MS for r in candidates):
         x_ticks[0] = replace(x_ticks[0], text=f"≤ {x_ticks[0].text}")
-    y_ticks = tuple(Tick(100 - t.at, t.text) for t in _ticks(low, high, step))
-    references = tuple(Tick(100 - _percent(r.value, low, high), r.route) for r in results if is_reference(r))
+    y_ticks = tuple(Tick(100 - t.at, t.text) for t in ticks(low, high, step))
+    references = tuple(Tick(100 - percent(r.value, low, high), r.route) for r in results if is_reference(r))
     steps = _steps(marks)
-    return Figure(_place(marks, steps), tuple(x_ticks), y_ticks, references, steps)
+    return Figure(place(marks, steps), tuple(x_ticks), y_ticks, references, steps)
 
 
-def _percent(value: float, low: float, high: float) -> float:
+def percent(value: float, low: float, high: float) -> float:
+    """Return where a value stands between two others, percent, never outside."""
     return round(min(max(100 * (value - low) / (high - low), 0), 100), 2) if math.isfinite(value) else 0.0
 
 
-def _domain(results: Sequence[RouteResult]) -> tuple[float, float, float]:
-    values = [v for r in results for v in (r.value, r.low, r.high, *r.draws) if math.isfinite(v)] or [0.0, 1.0]
-    span = max(max(values) - min(values), 0.02)
-    raw = span / 5
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
-    low = math.floor(min(values) / step + 1e-9) * step
-    high = max(math.ceil(max(values) / step - 1e-9) * step, low + step)
+def domain(results: Sequence[RouteResult]) -> tuple[float, float, float]:
+    """Return where an axis of the routes' metric begins and ends, and its step."""
+    low, high, step = scale([v for r in results for v in (r.value, r.low, r.high, *r.draws)], 0.02)
     if low < 1 < high and all(r.value <= 1 for r in results):
         high = 1.0
     return low, high, step
 
 
-def _ticks(low: float, high: float, step: float) -> tuple[Tick, ...]:
+def scale(numbers: Sequence[float], least: float) -> tuple[float, float, float]:
+    """Return where an axis of these numbers begins and ends, and its step; it covers at least `least`."""
+    values = [v for v in numbers if math.isfinite(v)] or [0.0, 1.0]
+    raw = max(max(values) - min(values), least) / 5
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    low = math.floor(min(values) / step + 1e-9) * step
+    high = max(math.ceil(max(values) / step - 1e-9) * step, low + step)
+    return low, high, step
+
+
+def ticks(low: float, high: float, step: float) -> tuple[Tick, ...]:
+    """Return the grid lines of an axis."""
     places = max(1, -math.floor(math.log10(step) + 1e-9))
     count = round((high - low) / step)
-    return tuple(Tick(_percent(low + i * step, low, high), numbers.fixed(low + i * step, places)) for i in range(count + 1))
+    return tuple(Tick(percent(low + i * step, low, high), numbers.fixed(low + i * step, places)) for i in range(count + 1))
 
 
 def _steps(marks: Sequence[Mark]) -> tuple[tuple[float, float, float, float], ...]:
@@ -186,7 +194,7 @@ def _steps(marks: Sequence[Mark]) -> tuple[tuple[float, float, float, float], ..
     return tuple(lines)
 
 
-def _place(marks: Sequence[Mark], steps: Sequence[tuple[float, float, float, float]]) -> tuple[Mark, ...]:
+def place(marks: Sequence[Mark], steps: Sequence[tuple[float, float, float, float]]) -> tuple[Mark, ...]:
     """Move coinciding marks apart and give each name a place that covers nothing, at the width of a desktop page."""
     boxes: list[tuple[float, float, float, float]] = []
     moved: list[Mark] = []

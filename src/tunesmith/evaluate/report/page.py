@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tunesmith.evaluate.report import figures, items, numbers
+from tunesmith.evaluate.report import figures, items, numbers, tradeoff
 from tunesmith.evaluate.report.record import LadderReport
 from tunesmith.evaluate.report.template import render
 from tunesmith.evaluate.results import RouteResult
@@ -35,6 +35,8 @@ def _context(report: LadderReport) -> dict[str, Any]:
         "ranked": figures.ranked(results),
         "references": {r.route for r in results if is_reference(r)},
         "priced": any(r.price_per_1000 is not None for r in results),
+        "tradeoff": report.tradeoff,
+        "trade_figure": tradeoff.of_ladder(results, report.tradeoff, report.verdict),
         "forgetful": [r for r in figures.ranked(results) if r.forgetting is not None],
         "tests": _tests(report, chosen),
         "one_test": tests.pop() if len(tests) == 1 else "",

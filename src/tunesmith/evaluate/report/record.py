@@ -6,7 +6,8 @@
                     metric, value, low, high (95 % interval over items), n, draws, metrics, valid (share of valid answers),
                     trained_parameters, seconds (adapting), evaluation_seconds, peak_memory_gb, tokens_per_query,
                     ms_per_query (batched), p50_ms, p95_ms (one query at a time), price_per_1000 (or null),
-                    forgetting (or null): {text, perplexity_before, perplexity_after, accuracy_change, tasks},
+                    forgetting (or null): {text, perplexity_before, perplexity_after, accuracy_change, rise (nats per
+                    token), tasks, passages, choices},
                     reference (true for a line such as one human, which is no candidate),
                     items_hash, template_hash, scorer, notes, templates (of each draw; [] = the task's)
     best            route with the highest metric (references left out), or null
@@ -14,6 +15,9 @@
                     rows_to_settle (or null)}
     differences     one object per pair: a, b, value (a - b), low, high, p, p_holm, test, n, only_a, only_b (items that only
                     that one got right), detectable (smallest difference this comparison could have seen), rows_to_settle, verdict
+    tradeoff        null, or {sentence, before, reference, trades}; a trade has route, gain, rise (nats per token of general
+                    text), kept and forgot (shares of the reference's, null where that may be 0), each {value, low, high},
+                    and choices, meets
     level           confidence level of all intervals; resamples: bootstrap resamples behind them
     skipped         route -> why it was not climbed;  warnings: list of sentences;  provenance: name -> value
     seconds         work behind all rows, also of earlier runs that were resumed; wall_seconds: this run alone
@@ -29,6 +33,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tunesmith.evaluate.results import Prediction, RouteResult
+from tunesmith.evaluate.tradeoff import Tradeoff
 from tunesmith.evaluate.verdict import Verdict, is_reference
 from tunesmith.stats.compare import Comparison
 
@@ -44,6 +49,7 @@ class LadderReport:
         skipped: route -> reason it was not climbed. warnings: plain sentences.
         command: the exact command. provenance: name -> value (versions, hashes, seeds, machine).
         price_note: how prices came about, "" without a price. run_seconds: wall time of this run.
+        tradeoff: gain against forgetting, None where that was not measured.
     """
 
     task: str
@@ -60,6 +66,7 @@ class LadderReport:
     provenance: dict[str, str]
     price_note: str
     run_seconds: float
+    tradeoff: Tradeoff | None = None
 
     @property
     def seconds(self) -> float:
@@ -81,6 +88,7 @@ def to_json(report: LadderReport) -> dict[str, Any]:
         "best": best,
         "verdict": verdict,
         "differences": [asdict(d) for d in report.comparison.differences],
+        "tradeoff": report.tradeoff.as_dict() if report.tradeoff else None,
         "level": report.comparison.level,
         "resamples": report.comparison.resamples,
         "skipped": dict(report.skipped),
@@ -99,7 +107,7 @@ def _route(result: RouteResult) -> dict[str, Any]:
     row = asdict(result)
     row["reference"] = is_reference(result)
     if result.forgetting is not None:
-        row["forgetting"]["accuracy_change"] = result.forgetting.accuracy_change
+        row["forgetting"] = result.forgetting.as_record()
     return row
 
 

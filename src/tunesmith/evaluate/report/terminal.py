@@ -32,6 +32,8 @@ def table(report: LadderReport, width: int = 80) -> str:
     lines += ["", *_fold(numbers.clean(report.verdict.sentence), width, "")]
     for text in [*report.verdict.details, *(f"Warning: {w}" for w in report.warnings)]:
         lines += _fold(f"- {numbers.clean(text)}", width, "  ")
+    if report.tradeoff:
+        lines += ["", *_fold(numbers.clean(report.tradeoff.sentence), width, "")]
     return "\n".join(lines) + "\n"
 
 
@@ -63,6 +65,8 @@ def write_markdown(report: LadderReport) -> str:
             route = f"**{route}**"
         lines.append(f"| {route} | {value} | {numbers.count(result.trained_parameters)} | {train} | {ms} | {memory} | {change} |")
     lines += ["", *(f"- {_escape(text)}" for text in report.verdict.details)]
+    if report.tradeoff:
+        lines += ["", _escape(report.tradeoff.sentence)]
     n = max((r.n for r in report.results), default=0)
     where = f"{_escape(report.model)} on {_escape(report.task)}"
     lines += ["", f"{where}, {n:,} test items, {numbers.percent(report.comparison.level)} intervals."]

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.evaluate.report import numbers
+from tunesmith.evaluate.report import numbers, tradeoff
 from tunesmith.evaluate.report.curves import Chart, Measured, chart, series, short
 from tunesmith.evaluate.report.template import render
+from tunesmith.evaluate.results import Forgetting
 
 # Said elsewhere on the page, or not a number worth a row.
-_NOT_ROWS = ("status", "warnings", "error", "fix")
+_NOT_ROWS = ("status", "warnings", "error", "fix", "gain", "forgetting", "wise_ft")
 _SAMPLE_LENGTH = 4_000
 
 
@@ -39,6 +40,26 @@ class TrainingReport:
     command: str
     provenance: Mapping[str, str]
 
+    @property
+    def change(self) -> Forgetting | None:
+        """What the model forgot, None where that was not measured."""
+        record = self.outcome.get("forgetting")
+        return Forgetting.of_record(record) if record else None
+
+
+def in_words(gain: Mapping[str, Any] | None, change: Forgetting) -> list[str]:
+    """Say what was gained here and lost there, a sentence each."""
+    lines = []
+    if gain:
+        name = gain["measure"].removeprefix("eval_")
+        lines.append(f"gain here: {name} {gain['before']:.3f} -> {gain['after']:.3f} on validation rows")
+    there = [f"perplexity of {change.text} {change.perplexity_before:.2f} -> {change.perplexity_after:.2f}"]
+    if change.choice_accuracies:
+        there.append("choices {:.3f} -> {:.3f}".format(*change.choice_accuracies))
+    if change.tasks:
+        there.append(f"sibling tasks {numbers.signed(change.accuracy_change, 3)}")
+    return [*lines, f"loss there: {', '.join(there)}"]
+
 
 def write_training_html(report: TrainingReport) -> str:
     """Return the whole page; equal reports give equal bytes. Every text that came from data or a user is escaped."""
@@ -55,6 +76,9 @@ def write_training_html(report: TrainingReport) -> str:
             "charts": charts[1:],
             "held_out": bool(series(report.rows, "eval_loss")),
             "table": [(_label(key), _value(key, value)) for key, value in report.outcome.items() if key not in _NOT_ROWS],
+            "change": report.change,
+            "words": in_words(report.outcome.get("gain"), report.change) if report.change else [],
+            "mixes": tradeoff.of_mixes(report.outcome.get("wise_ft")),
             "samples": [(where, _shortened(pieces)) for where, pieces in report.samples],
         },
     )

@@ -1,0 +1,181 @@
+"""Train on one task after the other, each from the weights of the one before, and keep the whole accuracy matrix.
+
+Row i of the matrix is the model after round i (row 0: before any), column j is task j, so the diagonal says what each round
+taught and what stands below it says what later rounds took away. A finished round is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from tunesmith.core.errors import UserError
+from tunesmith.core.files import write_json, write_manifest, write_text
+from tunesmith.core.progress import say
+from tunesmith.core.runs import Run, versions
+from tunesmith.data.task import Task, load_task
+from tunesmith.recipes._command import command_of
+from tunesmith.recipes._remedies_config import Remedies
+
+POSITIONAL = "data"
+EXAMPLES = (
+    "tunesmith rounds products,movies",
+    "tunesmith rounds products,movies --replay 0.2",
+    "tunesmith rounds products,movies,company.yaml --peft lora",
+)
+EARLIER = "earlier"
+
+
+class Config(Remedies):
+    """Settings of `tunesmith rounds`; the rest is as in `tune`."""
+
+    data: str
+    """two tasks or more in their order, separated by commas: embedded names, task YAMLs or files with texts and labels"""
+    model: str = "smollm2"
+    """embedded name, local directory or hub id of a decoder"""
+    peft: str | dict[str, Any] = "full"
+    """what is trained: every weight, or one adapter that each round trains further (lora, ...)"""
+    replay_data: str = EARLIER
+    """what is replayed: earlier (training rows of the rounds before; general text in the first), general, tasks and files"""
+    train_rows: int | None = Field(None, ge=1)
+    """at most this many rows of each task"""
+    validation_rows: int = Field(200, ge=0)
+    """at most this many rows for choosing the best weights; 0 = none"""
+    test_rows: int = Field(300, ge=2)
+    """at most this many test items of each task for the matrix"""
+    max_length: int = Field(1024, ge=2)
+    """longest row in tokens; longer ones stop the run"""
+    guard: bool = True
+    """measure general text, choices and sibling tasks before and after every round"""
+    guard_rows: int = Field(50, ge=0)
+    """items of each sibling task for that"""
+    dtype: str = "auto"
+    threads: int | None = Field(None, ge=1)
+    seed: int = 0
+    run_dir: str | None = None
+    """absent = runs/rounds-TASKS"""
+    overwrite: bool = False
+    """start again in a run_dir that holds earlier rounds"""
+    resume: bool = True
+    """go on with the rounds in run_dir; --resume false is --overwrite"""
+
+    @field_validator("peft", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        return {"name": "lora", **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _several(self) -> Self:
+        if len(self.names) < 2:
+            raise ValueError("rounds needs two tasks or more, separated by commas; for one there is tune")
+        if twice := [name for name in self.names if self.names.count(name) > 1]:
+            raise ValueError(f"the task '{twice[0]}' is given twice: its column of the matrix would be taught by two rounds")
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """The tasks, as they were given."""
+        return [name.strip() for name in self.data.split(",") if name.strip()]
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Run the rounds that are not finished, and report on all.
+
+    Returns:
+        status, run_dir, model, peft, tasks, matrix (a row for each round with `round`, `trained`, `cells`, `perplexity`,
+        `choices`), averages (final, backward, forgetting, forward; each value, low, high), lineage, seconds, wall_seconds,
+        peak_memory_gb, warnings.
+
+    Raises:
+        UserError: unusable tasks or settings. WorkFailed, Interrupted: as `tune`; finished rounds are kept.
+    """
+    from tunesmith.core.memory import peak_gb
+    from tunesmith.evaluate.report.rounds import write_rounds_html
+    from tunesmith.recipes._models import quiet_libraries, use_threads
+    from tunesmith.recipes._rounds import guarded_before, measured, transfer
+
+    start = time.monotonic()
+    quiet_libraries()
+    use_threads(config.threads)
+    tasks = _tasks(config)
+    folder = Path(config.run_dir or f"runs/rounds-{'-'.join(Path(name).name.split('.')[0] for name in config.names)}")
+    command = command_of("rounds", config.data, config)
+    Run(folder, _inputs(config, tasks), {"command": command}, config.overwrite or not config.resume)
+    rows, lineage, warnings = [measured(config, folder, tasks, 0, None)], [], []
+    artefact: str | None = None
+    for number, task in enumerate(tasks, 1):
+        say(f"round {number} of {len(tasks)}: {task.name}")
+        report = _round(config, folder, number, artefact)
+        rows.append(measured(config, folder, tasks, number, report))
+        rows[0] = guarded_before(rows[0], report) if number == 1 else rows[0]
+        shutil.rmtree(Path(report["run_dir"]) / "checkpoints", ignore_errors=True)  # a finished round needs none
+        lineage.append({"round": number, "task": task.name, "from": artefact or config.model, "artefact": report["artefact"],
+                        "run_dir": report["run_dir"], "seconds": report["seconds"]})  # fmt: skip
+        warnings += [f"{task.name}: {line}" for line in report["warnings"]]
+        artefact = report["artefact"]
+    content = {
+        "status": "done", "run_dir": str(folder), "model": config.model,
+        "peft": config.peft if isinstance(config.peft, str) else config.peft["name"], "tasks": [t.name for t in tasks],
+        "matrix": [row.as_dict() for row in rows], "averages": transfer(rows, tasks, config.seed), "lineage": lineage,
+        "seconds": sum(r["seconds"] for r in lineage), "wall_seconds": time.monotonic() - start, "peak_memory_gb": peak_gb(),
+        "warnings": warnings,
+    }  # fmt: skip
+    write_text(folder / "report.html", write_rounds_html(content, command, versions()))
+    write_json(folder / "report.json", content)
+    write_manifest(folder)
+    return content
+
+
+def _tasks(config: Config) -> list[Task]:
+    tasks = [load_task(name) for name in config.names]
+    names = [task.name for task in tasks]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two tasks are called '{twice[0]}'", "Give one of them another name in its YAML.")
+    for task in tasks:
+        if not task.splits.test:
+            raise UserError(f"task '{task.name}' has no test rows, so its column would be empty", "Give it some.")
+    return tasks
+
+
+def _round(config: Config, folder: Path, number: int, artefact: str | None) -> dict[str, Any]:
+    """Tune on a round's task, from what the round before left; a finished round is read."""
+    from tunesmith.recipes import tune
+
+    name = config.names[number - 1]
+    place = folder / f"round-{number}-{Path(name).name.split('.')[0]}"
+    if (place / "report.json").is_file() and (folder / f"row-{number}.json").is_file():
+        return json.loads((place / "report.json").read_text(encoding="utf-8"))
+    shared = config.model_fields_set & tune.Config.model_fields.keys() - {"data", "run_dir", "peft", "overwrite", "resume"}
+    settings: dict[str, Any] = {key: getattr(config, key) for key in shared}
+    settings |= {"data": name, "run_dir": str(place), "model": config.model, "test_rows": 0}
+    settings["replay_data"] = _replayed(config, number)
+    if artefact and Path(artefact).name == "adapter":
+        settings["adapter"] = artefact
+    else:
+        settings |= {"peft": config.peft, "model": artefact or config.model}
+    return tune.run(tune.Config(**settings))
+
+
+def _replayed(config: Config, number: int) -> str:
+    if config.replay_data != EARLIER:
+        return config.replay_data
+    return ",".join(config.names[: number - 1]) or "general"
+
+
+def _inputs(config: Config, tasks: list[Task]) -> dict[str, Any]:
+    """Return all that the rounds follow from; a run directory made from other inputs is not continued."""
+    harmless = {"run_dir", "overwrite", "resume", "threads", "save_steps", "tokens_per_micro_batch", "report_to"}
+    return {**config.model_dump(exclude=harmless), "templates": [task.template_hash for task in tasks]}
+
+
+def render(report: dict[str, Any]) -> str:
+    """Return the matrix for a terminal, and what follows from it."""
+    from tunesmith.evaluate.report.rounds import in_words, table
+
+    where = Path(report["run_dir"]) / "report.html"
+    return "\n".join([table(report), "", *in_words(report), f"Report: {where}"])
