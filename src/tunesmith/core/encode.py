@@ -63,6 +63,26 @@ def encoder_ids(tokenizer: Any, *texts: tuple[int, ...]) -> tuple[int, ...]:
     return (*opening, *texts[0], *between, *texts[1], *closing)
 
 
+def word_ids(tokenizer: Any, words: Sequence[str]) -> list[tuple[int, ...]]:
+    """Tokenise words one by one, as they stand in a text with spaces between; a word that leaves no token is unknown.
+
+    Raises:
+        UserError: it leaves no token, and the tokenizer has none for what it does not know.
+    """
+    found = []
+    for number, word in enumerate(words):
+        ids = _word_ids(tokenizer, f" {word}" if number else word)
+        if not ids and tokenizer.unk_token_id is None:
+            raise UserError(f"this model's tokenizer makes nothing of the word {word!r:.40}", "Leave the word out.")
+        found.append(ids or (int(tokenizer.unk_token_id),))
+    return found
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _word_ids(tokenizer: Any, word: str) -> tuple[int, ...]:
+    return token_ids(tokenizer, word)
+
+
 @functools.lru_cache(maxsize=8)
 def _framed_pair(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Return the special tokens before, between and after two texts; the end-of-sequence token between where there are none."""

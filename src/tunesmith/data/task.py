@@ -113,7 +113,7 @@ def load_task(name: str, *, skip_bad_rows: bool = False, answer: str | None = No
     """Load an embedded task by name, a user's by its YAML file, a plain file of rows, or `bigbench:TASK`.
 
     Args:
-        answer: field to take as the answer, as it is, in place of the task's own choices and metrics.
+        answer: field to take as the answer, as it is, without choices; "" = the task's own field. None = as the task says.
 
     Raises:
         UserError: no such task or file, an unknown key, a template that does not fit the rows, or bad rows
@@ -132,7 +132,9 @@ def load_task(name: str, *, skip_bad_rows: bool = False, answer: str | None = No
     else:
         raise unknown("task", name, embedded) if "/" not in name and "." not in name else UserError(f"there is no file '{name}'")
     if answer is not None:
-        file = file.model_copy(update={"answer": answer, "choices": None, "metrics": []})
+        own = file.answer or ("label" if file.choices is not None else None)
+        kept = file.metrics if file.choices is None and answer in ("", own) else []
+        file = file.model_copy(update={"answer": answer or own, "choices": None, "metrics": kept})
     return _build(file, path.parent, skip_bad_rows)
 
 

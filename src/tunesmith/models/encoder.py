@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,6 +19,8 @@ Head = Literal["masked_lm", "classifier", "tokens", "span"]
 KINDS: dict[Head, str] = {
     "masked_lm": "MaskedLM", "classifier": "SequenceClassification", "tokens": "TokenClassification", "span": "QuestionAnswering",
 }  # fmt: skip
+# Beside an adapter: what the model it stands on has for a head.
+HEAD_FILE = "head_config.json"
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout", "attention_dropout")
 
 
@@ -56,7 +60,7 @@ def load_headed(
             raise UserError(f"'{name}' is not an encoder", "Use minilm or toy-bert.")
         new = set[str]()
         if head != "masked_lm":
-            model, new = _toy_headed(model, head, _options(None, labels, settings))
+            model, new = _toy_headed(model, head, _options(labels, settings))
     else:
         folder, tokenizer = open_folder(name)
         identity = identity_of(folder)
@@ -64,17 +68,16 @@ def load_headed(
     if tokenizer.mask_token_id is None and head == "masked_lm":
         raise UserError(f"the tokenizer of '{name}' has no mask token", "Use an encoder of the BERT family, for example minilm.")
     new |= _arranged(name, model, settings)
+    new = {module for module in new if ".pooler" not in module or getattr(model.config, "pooling", "") != "mean"}
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return LM(model.to(device=place, dtype=precision).eval(), tokenizer, name, identity), tuple(sorted(new))
 
 
-def _options(saved: Any, labels: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a configuration says of a head's outputs; labels in the order they were saved in, if they are the same."""
+def _options(labels: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a configuration says of a head's outputs."""
     options: dict[str, Any] = {"problem_type": settings["problem_type"]} if "problem_type" in settings else {}
     if labels:
-        known = [str(label) for _, label in sorted(saved.id2label.items())] if saved is not None else []
-        ordered = known if sorted(known) == sorted(labels) else list(labels)
-        options |= {"id2label": dict(enumerate(ordered)), "label2id": {label: i for i, label in enumerate(ordered)}}
+        options |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     return options
 
 
@@ -100,7 +103,7 @@ def _weights(
     kind: Any = getattr(transformers, f"AutoModelFor{KINDS[head]}")
     try:
         saved = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        options = _options(saved, labels, settings)
+        options = _options(labels, settings)
         model, info = kind.from_pretrained(
             folder, dtype=precision, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
             ignore_mismatched_sizes=new_head, **options,
@@ -118,6 +121,25 @@ def _weights(
     if not lacking and new_head and "id2label" in options and options["id2label"] != saved.id2label:
         _renew(model)
     return model, {key.rpartition(".")[0] for key in lacking}
+
+
+def architecture_of(folder: str) -> tuple[str, str]:
+    """Return what a saved model is by its config.json: the class ("BertForTokenClassification") and what a classifier's outputs
+    mean ("regression", "multi_label_classification"; "" = one of several labels). ("", "") where there is no such file.
+
+    Args:
+        folder: a model's directory, or that of an adapter with a head.
+    """
+    for name in ("config.json", HEAD_FILE):
+        try:
+            config = json.loads((Path(folder) / name).read_text(encoding="utf-8"))
+            kind, problem = str((config.get("architectures") or [""])[0]), str(config.get("problem_type") or "")
+        except (OSError, ValueError, AttributeError, LookupError):
+            continue
+        if kind.endswith(KINDS["classifier"]) and not problem and len(config.get("id2label") or "  ") == 1:
+            problem = "regression"  # as transformers takes a single output
+        return kind, "" if problem == "single_label_classification" else problem
+    return "", ""
 
 
 def heads_of(model: Any) -> list[str]:

@@ -56,6 +56,7 @@ def run(config: Config) -> dict[str, Any]:
     it, run, page = _begin(config)
     with page:
         adapted = train(it.lm, _with_findings(it), run, it.validation)
+        it.supervised.finish()
         artefact = save_artefact(run.folder, it.lm, it.method, it.supervised.prompts, "Fine-tuning")
         test = it.rows.test() if it.rows.test else None
         if test:
