@@ -1,4 +1,4 @@
-"""Answers that are more than one word: a tag for each token, several labels, places in a passage. As rows hold them and as text."""
+"""Answers that are more than one word: a tag for each token, several labels, places in a passage; in rows and as text."""
 
 from __future__ import annotations
 

@@ -70,11 +70,6 @@ class Task:
         return self.file.name
 
     @property
-    def has_canary(self) -> bool:
-        """Whether its rows carry a canary: they are for measuring, and nothing should learn from them unasked."""
-        return (self.file.data.source or "").startswith(_bigbench.PREFIX)
-
-    @property
     def patterns(self) -> list[Pattern]:
         """The task's cloze prompts."""
         return [Pattern(text) for text in self.file.patterns or [f"{self.template.text.rstrip()}."]]
@@ -141,6 +136,25 @@ def load_task(name: str, *, skip_bad_rows: bool = False, answer: str | None = No
 def embedded_tasks() -> list[str]:
     """Return the names of the embedded tasks."""
     return sorted(f.stem for f in _TASKS.glob("*.yaml"))
+
+
+def require_permission(name: str, allow_canary: bool) -> None:
+    """Check that a task's rows may be learned from, or prompts be chosen by them.
+
+    BIG-bench asks that its rows stay out of training, and marks them so that models that were trained on them are found out.
+
+    Raises:
+        UserError: they carry the mark, and nobody said that it is meant.
+    """
+    source = name
+    if Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
+        data = read_yaml(Path(name)).get("data")
+        source = str(data.get("source")) if isinstance(data, dict) else ""
+    if source.startswith(_bigbench.PREFIX) and not allow_canary:
+        raise UserError(
+            f"the rows of {source} carry a canary: they are for measuring, and a model that learned them can be found out",
+            "If it is meant: --allow_canary. The run records it.",
+        )
 
 
 def names_task(name: str) -> bool:

@@ -49,7 +49,7 @@ class Prediction:
         return self.predicted in (self.gold, *self.golds)
 
     def gold_for(self, metric: Callable[..., Any]) -> str:
-        """Return the gold answer that a metric finds nearest: of several, an answer need only be one (SQuAD takes the maximum)."""
+        """Return the gold answer that a metric finds nearest; an answer need only be one of several, as in SQuAD."""
         if len(self.golds) < 2:
             return self.gold
         return max(self.golds, key=lambda gold: float(metric([gold], [self.predicted])))

@@ -43,6 +43,6 @@ def worked_example() -> WorkedExample:
     return WorkedExample(
         inputs={"gold": gold, "predicted": ["sport", "politics, sport", "art"]},
         expected=4 / 7,
-        how="Gold names 3 labels and the answers 4; sport is right twice: 2 * 2 / (3 + 4) = .571429. The order in a text is nothing.",
+        how="Gold names 3 labels and the answers 4; sport is right twice: 2 * 2 / (3 + 4) = .571429. Order is nothing.",
         wrong={"gold": gold, "predicted": ["sport", "sport", "art"]},
     )

@@ -41,6 +41,6 @@ def worked_example() -> WorkedExample:
     return WorkedExample(
         inputs={"gold": gold, "predicted": ["1", "2", "6"]},
         expected=5 / np.sqrt(2 * 14),
-        how="Means 2 and 3; products (-1)(-2) + 0(-1) + 1*3 = 5, squares 1 + 0 + 1 = 2 and 4 + 1 + 9 = 14: 5 / sqrt(28) = .944911.",
+        how="Means 2 and 3; products (-1)(-2) + 0(-1) + 1*3 = 5, squares 1 + 0 + 1 = 2 and 4 + 1 + 9 = 14: 5 / sqrt(28).",
         wrong={"gold": gold, "predicted": ["1", "2", "3"]},
     )

@@ -41,6 +41,6 @@ def worked_example() -> WorkedExample:
     return WorkedExample(
         inputs={"gold": gold, "predicted": ["Normans.", "the 10th", "", "France"]},
         expected=0.5,
-        how="'the Normans' and 'Normans.' are both 'normans'; '10th century' is not '10th'; no answer equals no answer only: 2 / 4.",
+        how="'the Normans' and 'Normans.' are both 'normans'; '10th century' is not '10th'; no answer is no answer: 2 / 4.",
         wrong={"gold": gold, "predicted": ["Normans.", "the 10th century", "", "France"]},
     )

@@ -148,7 +148,11 @@ def _positions(ids: torch.Tensor, embeddings: Any) -> torch.Tensor:
 
 def _embedded(embeddings: Any, ids: torch.Tensor, positions: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
     """Return the embeddings [N, D] of tokens."""
-    parts = (embeddings.word_embeddings, ids), (embeddings.position_embeddings, positions), (embeddings.token_type_embeddings, types)
+    parts = (
+        (embeddings.word_embeddings, ids),
+        (embeddings.position_embeddings, positions),
+        (embeddings.token_type_embeddings, types),
+    )
     word, position, kind = (
         LookUp.apply(part.weight, where, part.padding_idx) if _plain(part, nn.Embedding) else part(where) for part, where in parts
     )
@@ -181,7 +185,10 @@ def _block(block: Any, x: torch.Tensor, layout: Layout, padding: torch.Tensor | 
 
 def _side_by_side(x: torch.Tensor, *modules: Any) -> tuple[torch.Tensor, ...]:
     """Apply several linear layers to the same input [N, K]: one product where none is more than that."""
-    if not all(_plain(m, nn.Linear) and m.bias is not None for m in modules) or len({m.weight.requires_grad for m in modules}) > 1:
+    if (
+        not all(_plain(m, nn.Linear) and m.bias is not None for m in modules)
+        or len({m.weight.requires_grad for m in modules}) > 1
+    ):
         return tuple(module(x) for module in modules)
     weight, bias = torch.cat([m.weight for m in modules]), torch.cat([m.bias for m in modules])
     return nn.functional.linear(x, weight, bias).split([m.out_features for m in modules], -1)

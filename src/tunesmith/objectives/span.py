@@ -1,4 +1,4 @@
-"""Spans: minus the sum of log P_start(s) + log P_end(e), each a softmax over the places an answer can have (Devlin et al. 2019, 4.2).
+"""Spans: minus the sum of log P_start(s) + log P_end(e), each a softmax over where an answer can be (Devlin et al. 2019, 4.2).
 
     P_start(i) = exp(S . T_i) / sum_j exp(S . T_j)
 

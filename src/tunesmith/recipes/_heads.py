@@ -1,9 +1,9 @@
-"""Encoders with a head, whatever the head: rows, loss, choice of the best weights and answers, put together for `tune` and `eval`."""
+"""Encoders with a head, whatever the head: rows, loss, choice of weights and answers, put together for `tune` and `eval`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -104,8 +104,8 @@ def _encoded(it: Headed, examples: Sequence[Example], skip: bool, bad: list[str]
             yield example, it.encode(example)
         except UserError as error:
             if not skip:
-                fix = error.fix or "Correct the row, or go on without it: --skip_bad_rows."
-                raise UserError(error.message, fix) from None
+                without = "" if "--skip_bad_rows" in error.fix else " To go on without it: --skip_bad_rows."
+                raise UserError(error.message, f"{error.fix}{without}".strip()) from None
             bad.append(error.message)
 
 
@@ -131,6 +131,13 @@ def tuning_of(model: str, adapter: str | None = None) -> tuple[ModuleType, Head]
     return None
 
 
+def saved_config(folder: str) -> Mapping[str, Any]:
+    """Return what a tuned model's directory, or that of an adapter with a head, says of the head."""
+    path = Path(folder)
+    file = path / HEAD_FILE if (path / HEAD_FILE).is_file() else path / "config.json"
+    return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
 def load_tuned(model: str, adapter: str | None, head: Head, dtype: str) -> LM:
     """Load a model with its trained head, or a base with the adapter that carries one.
 
@@ -140,7 +147,7 @@ def load_tuned(model: str, adapter: str | None, head: Head, dtype: str) -> LM:
     precision = "fp32" if dtype == "auto" else dtype
     if not adapter:
         return load_headed(model, head, dtype=precision)[0]
-    saved = json.loads((Path(adapter) / HEAD_FILE).read_text(encoding="utf-8"))
+    saved = saved_config(adapter)
     settings = {key: saved[key] for key in ("problem_type", "pooling") if saved.get(key)}
     labels = [label for _, label in sorted((int(at), label) for at, label in saved.get("id2label", {}).items())]
     lm = load_headed(model, head, labels, precision, new_head=True, settings=settings)[0]

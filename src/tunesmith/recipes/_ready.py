@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +14,7 @@ from tunesmith.recipes._rows import Rows
 from tunesmith.recipes._supervised import Supervised
 from tunesmith.recipes._tune_config import Config
 from tunesmith.train.fit import Validation
+from tunesmith.train.layers import rates_by_layer
 from tunesmith.train.training import Training
 
 
@@ -77,7 +78,9 @@ def ready(config: Config) -> Ready:
     training = attach(
         it.lm, with_answers(method, it.rows.answers), it.rows.train, how, config.seed, it.loss_of, attached, it.heads
     )
-    return Ready(config, it, method, training)
+    layers = rates_by_layer(training.parameters, config.layer_decay)
+    rates = {name: training.rates.get(name, 1.0) * layers.get(name, 1.0) for name in {**training.rates, **layers}}
+    return Ready(config, it, method, replace(training, rates=rates))
 
 
 def filled_in(config: Config) -> Config:

@@ -6,7 +6,7 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,9 +15,7 @@ from tunesmith.core.files import write_json
 from tunesmith.core.records import Example
 from tunesmith.core.registry import DEMONSTRATIONS
 from tunesmith.core.seeds import derive
-from tunesmith.data.task import Task
-from tunesmith.evaluate.answer import hash_of_ids, shown_text, single_query_ms
-from tunesmith.evaluate.results import Prediction
+from tunesmith.evaluate.answer import single_query_ms
 from tunesmith.models.encoder import load_encoder
 from tunesmith.models.load import LM
 from tunesmith.peft import full

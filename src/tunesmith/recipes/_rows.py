@@ -19,7 +19,7 @@ from tunesmith.core.records import BadRow, Encoded, Example, Message, Segment
 from tunesmith.data import formats
 from tunesmith.data.encoded_rows import EncodedRows, lengths_of
 from tunesmith.data.prompts import Prompts
-from tunesmith.data.task import Task, embedded_tasks, holds_task, load_task, names_task
+from tunesmith.data.task import Task, embedded_tasks, holds_task, load_task, names_task, require_permission
 from tunesmith.models.load import LM
 from tunesmith.recipes._tested import Tested, tested
 from tunesmith.recipes._tune_config import Config
@@ -77,8 +77,10 @@ def require_task(config: Config, answers: str) -> None:
     """
     if not _is_task(config.data):
         raise UserError(
-            f"{config.data} holds no texts with {answers}", f"Give a task, or a file with {answers} in each row; see docs/tasks.md."
+            f"{config.data} holds no texts with {answers}",
+            f"Give a task, or a file with {answers} in each row; see docs/tasks.md.",
         )
+    require_permission(config.data, config.allow_canary)
 
 
 def task_of(config: Config, answers: str) -> Task:
@@ -108,6 +110,7 @@ def _is_task(data: str) -> bool:
 def _task_rows(config: Config, lm: LM) -> Rows:
     from tunesmith.evaluate.answer import Asker, accuracy_on
 
+    require_permission(config.data, config.allow_canary)
     task = load_task(config.data, skip_bad_rows=config.skip_bad_rows)
     prompts = Prompts(task, lm.tokenizer)
     examples = task.splits.train[: config.train_rows]

@@ -105,7 +105,9 @@ class SpanReader:
             start = answers["answer_start"][0]
             place = tokens_of(offsets, start, start + len(answers["text"][0]))
             if place is None:
-                raise UserError(f"{example.where}: no token stands for the answer {answers['text'][0]!r:.60}", "Give another span.")
+                raise UserError(
+                    f"{example.where}: no token stands for the answer {answers['text'][0]!r:.60}", "Give another span."
+                )
         rows = []
         for number, window in enumerate(made):
             inside = place is not None and window.first <= place[0] and place[1] < window.end

@@ -9,6 +9,8 @@ from pydantic import Field
 from tunesmith.core.config import Config
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tunesmith.data.task import Task
     from tunesmith.models.load import LM
     from tunesmith.recipes import _tune_config
@@ -49,7 +51,7 @@ def supervise(config: _tune_config.Config, parameters: Parameters) -> Supervised
     return supervised(config, headed(lm, task), HEAD, modules)
 
 
-def read(name: str, skip_bad_rows: bool, saved: Any) -> Task:
+def read(name: str, skip_bad_rows: bool, saved: Mapping[str, Any]) -> Task:
     """Read the task that a tuned model is asked."""
     from tunesmith.data.task import load_task
 

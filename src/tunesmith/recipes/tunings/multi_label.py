@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.recipes.tunings import classification
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tunesmith.core.records import Encoded, Example
     from tunesmith.data.task import Task
     from tunesmith.evaluate.results import Prediction
@@ -33,7 +35,7 @@ def supervise(config: _tune_config.Config, parameters: classification.Parameters
     from tunesmith.recipes._rows import require_task
 
     require_task(config, "lists of labels")
-    task = read(config.data, config.skip_bad_rows, None)
+    task = read(config.data, config.skip_bad_rows, {})
     labels = sorted({label for example in task.splits.train for label in labels_of(task, example)})
     if not labels:
         raise UserError(f"no training row of '{task.name}' has a label", "Give each row a list of labels.")
@@ -41,7 +43,7 @@ def supervise(config: _tune_config.Config, parameters: classification.Parameters
     return supervised(config, headed(lm, task), HEAD, modules)
 
 
-def read(name: str, skip_bad_rows: bool, saved: Any) -> Task:
+def read(name: str, skip_bad_rows: bool, saved: Mapping[str, Any]) -> Task:
     """Read a task whose answers are several labels; one label a row is the same with lists of one."""
     from tunesmith.data.task import load_task
 

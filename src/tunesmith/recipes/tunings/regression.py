@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.recipes.tunings import classification
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tunesmith.core.records import Encoded, Example
     from tunesmith.data.task import Task
     from tunesmith.evaluate.results import Prediction
@@ -45,11 +47,11 @@ def supervise(config: _tune_config.Config, parameters: Parameters) -> Supervised
     return supervised(config, headed(lm, task), HEAD, modules)
 
 
-def read(name: str, skip_bad_rows: bool, saved: Any) -> Task:
+def read(name: str, skip_bad_rows: bool, saved: Mapping[str, Any]) -> Task:
     """Read the task that a tuned model is asked, with the field that it learned."""
     from tunesmith.data.task import load_task
 
-    return load_task(name, skip_bad_rows=skip_bad_rows, answer=getattr(saved, "answer_field", ""))
+    return load_task(name, skip_bad_rows=skip_bad_rows, answer=saved.get("answer_field", ""))
 
 
 def headed(lm: LM, task: Task) -> Headed:

@@ -10,7 +10,7 @@ from tunesmith.core.config import Config
 from tunesmith.recipes.tunings import classification
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tunesmith.core.records import Example
     from tunesmith.data.task import Task
@@ -49,7 +49,7 @@ def supervise(config: _tune_config.Config, parameters: Parameters) -> Supervised
     from tunesmith.recipes._rows import require_task
 
     require_task(config, "passages, questions and answers")
-    task = read(config.data, config.skip_bad_rows, None)
+    task = read(config.data, config.skip_bad_rows, {})
     lm, modules = open_headed(config, HEAD, (), parameters.model_dump(include={"dropout"}, exclude_none=True))
     # Where every question has an answer, "none" is never one.
     threshold = 0.0 if any(not task.gold(example) for example in task.splits.train) else None
@@ -59,7 +59,7 @@ def supervise(config: _tune_config.Config, parameters: Parameters) -> Supervised
     return supervised(config, headed(lm, task), HEAD, modules)
 
 
-def read(name: str, skip_bad_rows: bool, saved: Any) -> Task:
+def read(name: str, skip_bad_rows: bool, saved: Mapping[str, Any]) -> Task:
     """Read a task whose answers are spans of a passage."""
     from tunesmith.data.task import load_task
 

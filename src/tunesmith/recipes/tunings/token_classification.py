@@ -10,6 +10,8 @@ from tunesmith.core.config import Config
 from tunesmith.recipes.tunings import classification
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tunesmith.core.records import Encoded, Example
     from tunesmith.data.task import Task
     from tunesmith.evaluate.results import Prediction
@@ -41,13 +43,13 @@ def supervise(config: _tune_config.Config, parameters: Parameters) -> Supervised
     from tunesmith.recipes._rows import require_task
 
     require_task(config, "tokens and tags")
-    task = read(config.data, config.skip_bad_rows, None)
+    task = read(config.data, config.skip_bad_rows, {})
     tags = sorted({tag for example in task.splits.train for tag in sentence_of(task, example)[1]})
     lm, modules = open_headed(config, HEAD, tags, parameters.model_dump(exclude_none=True))
     return supervised(config, headed(lm, task), HEAD, modules)
 
 
-def read(name: str, skip_bad_rows: bool, saved: Any) -> Task:
+def read(name: str, skip_bad_rows: bool, saved: Mapping[str, Any]) -> Task:
     """Read a task whose answers are a tag for every word."""
     from tunesmith.data.task import load_task
 
