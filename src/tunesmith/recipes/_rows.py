@@ -78,7 +78,7 @@ def require_task(config: Config, answers: str) -> None:
     if not _is_task(config.data):
         raise UserError(
             f"{config.data} holds no texts with {answers}",
-            f"Give a task, or a file with {answers} in each row; see docs/tasks.md.",
+            f"Give a task, or a file with {answers} in each row (docs/tasks.md).",
         )
     require_permission(config.data, config.allow_canary)
 
