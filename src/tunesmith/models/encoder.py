@@ -19,6 +19,8 @@ Head = Literal["masked_lm", "classifier", "tokens", "span"]
 KINDS: dict[Head, str] = {
     "masked_lm": "MaskedLM", "classifier": "SequenceClassification", "tokens": "TokenClassification", "span": "QuestionAnswering",
 }  # fmt: skip
+# Transformers makes as many outputs of a span as a configuration names labels.
+_ENDS = ("start", "end")
 # Beside an adapter: what the model it stands on has for a head.
 HEAD_FILE = "head_config.json"
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout", "attention_dropout")
@@ -52,6 +54,7 @@ def load_headed(
         UserError: no such model, no encoder, or no weights for its head where `new_head` is False.
     """
     precision, settings = choose_dtype(dtype), dict(settings or {})
+    labels = _ENDS if head == "span" else labels
     if name in toy.NAMES:
         model, tokenizer = toy.build(name)
         identity = text_hash("toy", name)
@@ -110,7 +113,7 @@ def _weights(
         )  # fmt: skip
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"'{name}' cannot be loaded as an encoder: {str(error).splitlines()[0]}") from error
-    settings.setdefault("pooling", getattr(saved, "pooling", "pooler"))
+    settings.setdefault("pooling", getattr(saved, "pooling", "pooler") if head == "classifier" else "pooler")
     unused = ".pooler." if settings["pooling"] == "mean" else "\0"
     lacking = sorted(key for key in info["missing_keys"] if unused not in key)
     if lacking and not new_head:
@@ -168,6 +171,8 @@ def _arranged(name: str, model: Any, settings: Mapping[str, Any]) -> set[str]:
         if not isinstance(getattr(model, "classifier", None), torch.nn.Linear) or getattr(base, "pooler", None) is None:
             raise UserError(f"the head of '{name}' does not stand on a pooler that a mean could replace", "Use pooling pooler.")
         base.pooler, model.config.pooling = None, "mean"
+    elif hasattr(model.config, "pooling"):
+        model.config.pooling = "pooler"
     dropout = settings.get("dropout")
     if dropout is not None:
         for module in model.modules():
