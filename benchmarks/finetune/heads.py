@@ -1,4 +1,4 @@
-"""Three heads on real rows: regression (movies), token classification (Polish), spans (disfluent questions), each with a baseline.
+"""Three heads on real rows, each with a baseline: regression (movies), tags (Polish), spans (disfluent questions).
 
 python benchmarks/finetune/heads.py [regression|tokens|spans ...] [--rows N] [--epochs N]
 Results are added to results_heads.json beside this file. BIG-bench: `tunesmith fetch bigbench` first.

@@ -68,7 +68,7 @@ def test_answers_of_several_parts_have_a_text(tmp_path: Path) -> None:
         ({**TAGGED, "tokens": ["Ana", "sees it", "Rome"]}, "the token 'sees it' is not one word"),
         (
             {**ASKED, "answers": {"text": ["Oslo"], "answer_start": [10]}},
-            "not at character 10 of the context; it is nowhere in it",
+            "not at character 10 of the context; it is nowhere",
         ),
         ({**ASKED, "answers": {"text": ["Rome"], "answer_start": [9]}}, "not at character 9 of the context; it stands at 10"),
         ({**ASKED, "answers": {"text": ["n"], "answer_start": []}}, "stands in the context 2 times; give answer_start"),

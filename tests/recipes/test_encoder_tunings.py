@@ -182,9 +182,9 @@ def test_rows_of_another_kind_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no texts with tokens and tags"):
         ready(config(tmp_path, data, "token-classification"))
     data = written(tmp_path, [labelled(n) for n in range(40)])
-    with pytest.raises(UserError, match="the row has no text 'question'|does not say where its answer stands"):
+    with pytest.raises(UserError, match=r"the row has no text 'question'|does not say where its answer stands"):
         ready(config(tmp_path, data, "span"))
-    with pytest.raises(UserError, match="there are .* words and .* tags"):
+    with pytest.raises(UserError, match=r"there are .* words and .* tags"):
         ready(config(tmp_path, data, "token-classification"))
 
 
@@ -272,7 +272,7 @@ def test_nothing_learns_from_rows_with_a_canary_unasked(bigbench: Path, tmp_path
         for learn in (
             lambda data: ready(config(tmp_path, data, "classification")),
             lambda data: ready(config(tmp_path, data, "causal-lm", model="toy-llama")),
-            lambda data: ladder.run(ladder.Config(task=data, model="toy-llama", routes=["few-shot"], run_dir=str(tmp_path / "l"))),
+            lambda data: ladder.run(ladder.Config(task=data, model="toy-llama", routes=["lora"], run_dir=str(tmp_path / "l"))),
             lambda data: prompt.run(prompt.Config(task=data, model="toy-llama", method="few_shot", run_dir=str(tmp_path / "p"))),
             lambda data: decide.run(decide.Config(what=data, model="toy-llama", run_dir=str(tmp_path / "d"))),
             lambda data: pretrain.run(pretrain.Config(data=data, model="toy-bert", run_dir=str(tmp_path / "t"))),

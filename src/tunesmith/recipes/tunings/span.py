@@ -78,11 +78,8 @@ def headed(lm: LM, task: Task) -> Headed:
     from tunesmith.recipes._heads import Headed
     from tunesmith.recipes._spans import SpanReader
 
-    usual = {
-        **Parameters.model_validate({}).model_dump(exclude={"dropout"}),
-        "max_length": DEFAULTS["max_length"],
-        "null_threshold": None,
-    }
+    usual = Parameters.model_validate({}).model_dump(exclude={"dropout"})
+    usual |= {"max_length": DEFAULTS["max_length"], "null_threshold": None}
     how = lm.model.config.span = {**usual, **(getattr(lm.model.config, "span", None) or {})}
     reader = SpanReader(lm, task, how)
     metrics = task.metrics if task.file.metrics else METRICS
