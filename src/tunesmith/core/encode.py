@@ -54,6 +54,44 @@ def framed(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return whole[:at], whole[at + len(bare) :]
 
 
+def encoder_ids(tokenizer: Any, *texts: tuple[int, ...]) -> tuple[int, ...]:
+    """Return what an encoder reads of one text or of a pair, given as token ids: [CLS] a [SEP], or [CLS] a [SEP] b [SEP]."""
+    if len(texts) == 1:
+        opening, closing = framed(tokenizer)
+        return (*opening, *texts[0], *closing)
+    opening, between, closing = _framed_pair(tokenizer)
+    return (*opening, *texts[0], *between, *texts[1], *closing)
+
+
+def word_ids(tokenizer: Any, words: Sequence[str]) -> list[tuple[int, ...]]:
+    """Tokenise words one by one, as they stand in a text with spaces between; a word that leaves no token is unknown.
+
+    Raises:
+        UserError: it leaves no token, and the tokenizer has none for what it does not know.
+    """
+    found = []
+    for number, word in enumerate(words):
+        ids = _word_ids(tokenizer, f" {word}" if number else word)
+        if not ids and tokenizer.unk_token_id is None:
+            raise UserError(f"this model's tokenizer makes nothing of the word {word!r:.40}", "Leave the word out.")
+        found.append(ids or (int(tokenizer.unk_token_id),))
+    return found
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _word_ids(tokenizer: Any, word: str) -> tuple[int, ...]:
+    return token_ids(tokenizer, word)
+
+
+@functools.lru_cache(maxsize=8)
+def _framed_pair(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Return the special tokens before, between and after two texts; the end-of-sequence token between where there are none."""
+    bare, whole = token_ids(tokenizer, "a"), tuple(tokenizer("a", "a", add_special_tokens=True).input_ids)
+    first, second = [i for i in range(len(whole)) if whole[i : i + len(bare)] == bare][:2]
+    between = whole[first + len(bare) : second] or (_end_id(tokenizer),)
+    return whole[:first], between, whole[second + len(bare) :]
+
+
 def encode_text(tokenizer: Any, segments: Sequence[Segment], example_id: str, end: bool = True) -> Encoded:
     """Encode plain segments.
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.core.errors import UserError, near_miss, unknown
+from tunesmith.data._annotations import checked_answers, checked_labels, checked_tags
+from tunesmith.data._convention_parts import ABOUT, CONVENTIONS, EVIDENCE, Part
 from tunesmith.data._readers import RowProblem
 
 _ROLES = {
@@ -17,68 +19,18 @@ _ROLES = {
     "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
     "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool",
 }  # fmt: skip
-_TEXT, _TURNS, _OBJECT = frozenset({"text"}), frozenset({"turns"}), frozenset({"object"})
-_SCALAR = frozenset({"text", "number", "truth"})
-_IN_WORDS = {"turns": "a list of turns", "list": "a list", "object": "an object", "truth": "true or false", "number": "a number"}
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One part of a convention: its canonical name, the column names it goes by (best first), and the kinds of value it takes."""
-
-    name: str
-    columns: tuple[str, ...]
-    kinds: frozenset[str]
-    required: bool = True
-
-
-_SYSTEM = Part("system", ("system", "system_prompt"), _TEXT, required=False)
-_QUESTION = ("prompt", "question", "instruction", "query", "input")
-# In order of precedence: the first convention whose required parts are all there is the file's.
-CONVENTIONS: dict[str, tuple[Part, ...]] = {
-    "messages": (Part("messages", ("messages",), _TURNS), _SYSTEM),
-    "sharegpt": (Part("messages", ("conversations", "conversation"), _TURNS), _SYSTEM),
-    "preference": (
-        Part("prompt", _QUESTION, _TEXT | _TURNS | _OBJECT, required=False),
-        Part("chosen", ("chosen", "preferred_output"), _TEXT | _TURNS),
-        Part("rejected", ("rejected", "non_preferred_output"), _TEXT | _TURNS),
-    ),
-    "alpaca": (
-        Part("instruction", ("instruction",), _TEXT),
-        Part("input", ("input", "context"), _TEXT, required=False),
-        Part("output", ("output", "response"), _TEXT),
-        _SYSTEM,
-        Part("history", ("history",), frozenset({"list", "text"}), required=False),
-    ),
-    "prompt_completion": (
-        Part("prompt", _QUESTION, _TEXT | _TURNS),
-        Part("completion", ("completion", "response", "answer", "output", "target"), _TEXT | _TURNS),
-    ),
-    "text_label": (
-        Part(
-            "text",
-            ("text", "sentence", "review", "content", "comment", "tweet", "message", "document", "headline", "title", "body",
-             "utterance", "snippet", "phrase", "question", "query", "prompt", "input"),
-            _TEXT,
-        ),
-        Part(
-            "label",
-            ("label", "labels", "category", "target", "class", "sentiment", "intent", "topic", "emotion", "label_text",
-             "label_name", "gold", "polarity", "rating", "stars"),
-            _SCALAR,
-        ),
-    ),
-    "text": (Part("text", ("text", "content", "document"), _TEXT),),
-    "columns": (),
-}  # fmt: skip
-# Beside a question and its answer these carry meaning that {prompt, completion} would lose.
-_EVIDENCE = {"context", "passage", "document", "text", "choices", "options", "article"}
-# Beside a text these carry nothing to learn from.
-_ABOUT = {"id", "idx", "url", "source", "meta", "metadata", "date", "timestamp", "lang", "language"}
+_IN_WORDS = {
+    "turns": "a list of turns",
+    "list": "a list",
+    "object": "an object",
+    "answers": "answers",
+    "truth": "true or false",
+    "number": "a number",
+}
 
 
 def kinds_of(sample: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the most common kind of value of each column: text, number, truth, turns, list or object.
+    """Return the most common kind of value of each column: text, number, truth, turns, answers, list or object.
 
     A column that fewer than half of the rows fill is marked "sparse kind": it may fill an optional part only.
     """
@@ -97,7 +49,11 @@ def kinds_of(sample: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def _kind(value: Any) -> str:
     value = _opened(value)
     if isinstance(value, list):
+        if value and all(isinstance(one, dict) and "text" in one and "answer_start" in one for one in value):
+            return "answers"
         return "turns" if value and all(_is_turn(turn) for turn in value) else "list"
+    if isinstance(value, dict) and isinstance(value.get("text"), list):
+        return "answers"
     for types, kind in ((str, "text"), (bool, "truth"), ((int, float), "number"), (dict, "object")):
         if isinstance(value, types):
             return kind
@@ -146,7 +102,9 @@ def detect(kinds: Mapping[str, str], mapping: Mapping[str, str], convention: str
         return convention, found
     for name, parts in CONVENTIONS.items():
         found, missing = _match(name, kinds, mapping)
-        fits = name in ("text_label", "columns") or set(mapping) <= {part.name for part in parts}
+        fits = name in ("text_label", "token_tags", "span_answers", "text_labels", "columns") or set(mapping) <= {
+            part.name for part in parts
+        }
         if fits and not missing and not _loses(name, found, kinds, mapping):
             return name, found
     raise AssertionError("the convention 'columns' fits every file")
@@ -175,10 +133,10 @@ def _loses(convention: str, found: Mapping[str, str], kinds: Mapping[str, str], 
     if convention == "prompt_completion" and not mapping:
         named_so = found["prompt"] == "prompt" and found["completion"] == "completion"
         judged = others.get("label") in ("truth", "number") or "kto_tag" in others
-        return judged or (not named_so and bool(_EVIDENCE & others.keys()))
+        return judged or (not named_so and bool(EVIDENCE & others.keys()))
     if convention == "text_label" and not mapping:
         return bool({"completion", "kto_tag"} & others.keys())
-    return convention == "text" and bool(others.keys() - _ABOUT) and "text" not in mapping
+    return convention == "text" and bool(others.keys() - ABOUT) and "text" not in mapping
 
 
 def build(convention: str, columns: Mapping[str, str], fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -378,6 +336,27 @@ def _text_label(row: _Row) -> dict[str, Any]:
     return row.rest() | {"text": text, "label": label_text(row.fields[row.columns["label"]])}
 
 
+def _token_tags(row: _Row) -> dict[str, Any]:
+    return row.rest() | checked_tags(_listed(row, "tokens"), [label_text(tag) for tag in _listed(row, "tags")])
+
+
+def _text_labels(row: _Row) -> dict[str, Any]:
+    return row.rest() | {"text": row.text("text"), "labels": checked_labels([label_text(one) for one in _listed(row, "labels")])}
+
+
+def _span_answers(row: _Row) -> dict[str, Any]:
+    context = row.text("context")
+    answers = checked_answers(context, row.need("answers"))
+    return row.rest() | {"context": context, "question": row.text("question"), "answers": answers}
+
+
+def _listed(row: _Row, part: str) -> list[Any]:
+    value = row.need(part)
+    if not isinstance(value, list):
+        raise RowProblem(f"'{row.columns[part]}' must be a list, and is {_IN_WORDS.get(_kind(value), 'text')}")
+    return value
+
+
 def _columns(row: _Row) -> dict[str, Any]:
     if not row.fields:
         raise RowProblem("the row has no columns")
@@ -390,6 +369,9 @@ _BUILDERS: dict[str, Callable[[_Row], dict[str, Any]]] = {
     "preference": _preference,
     "alpaca": _alpaca,
     "prompt_completion": _prompt_completion,
+    "token_tags": _token_tags,
+    "span_answers": _span_answers,
+    "text_labels": _text_labels,
     "text_label": _text_label,
     "text": lambda row: {"text": row.text("text")},
     "columns": _columns,

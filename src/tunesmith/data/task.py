@@ -9,106 +9,32 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import field_validator, model_validator
-
-from tunesmith.core.config import Config, read_yaml, validate
+from tunesmith.core.config import read_yaml, validate
 from tunesmith.core.errors import UserError, unknown
 from tunesmith.core.files import canonical, text_hash
 from tunesmith.core.records import BadRow, Example
 from tunesmith.core.registry import METRICS, SOURCES
-from tunesmith.data import _templates, formats
+from tunesmith.data import _annotations, _templates, formats
 from tunesmith.data._readers import RowProblem, excerpt
 from tunesmith.data._split import split
+from tunesmith.data._task_file import DataSection, TaskFile
 from tunesmith.data.cloze import Pattern
+from tunesmith.data.sources import _bigbench
 from tunesmith.data.template import Template
-from tunesmith.data.verbalizer import Aggregate, Normalise, Verbalizer
+from tunesmith.data.verbalizer import Verbalizer
 
 _TASKS = Path(__file__).parent / "tasks"
 _MOST_LABELS = 200
-_ANSWERS = ("answer", "completion", "output", "target", "label")
-
-
-class DataSection(Config):
-    """Where the rows are: files beside the YAML file, or an embedded source."""
-
-    source: str | None = None
-    """name of an embedded source, for example hutto_movies"""
-    train: str | None = None
-    """training rows; JSONL (also .gz), JSON, CSV, TSV or Parquet"""
-    validation: str | None = None
-    """rows for early stopping; absent = a tenth of train, at most 500"""
-    test: str | None = None
-    """rows to measure on; absent = a fifth of train"""
-    map: dict[str, str] = {}
-    """canonical name -> column, for example {text: question}"""
-
-
-class TaskFile(Config):
-    """The keys of a task's YAML file."""
-
-    name: str
-    description: str = ""
-    data: DataSection
-    template: str
-    """text with {field} slots and {answer} at its end, or PromptSource's Jinja: input ||| target"""
-    templates: dict[str, str] | list[str] | None = None
-    """instead of template: several, in a list or by name; the first is the task's, and prompting can report all"""
-    answer_choices: str | None = None
-    """for Jinja: the allowed answers, separated by |||, as PromptSource has them; templates see them as answer_choices"""
-    patterns: list[str] = []
-    """cloze prompts for masked language models: text with {field} slots and {answer} anywhere; absent = the template and a
-    full stop"""
-    choices: dict[str, list[str]] | list[str] | Literal["labels"] | None = None
-    """label -> words that stand for it; a list = labels that are their own word; "labels" = those found in train;
-    absent = the answer is free text (generation)"""
-    answer: str | None = None
-    """field with the gold answer; absent = label (choices) or the first of answer, completion, output, target, label"""
-    instruction: str = ""
-    """said once, before demonstrations and item"""
-    separator: str = "\n\n"
-    """between demonstrations"""
-    chat: bool = False
-    """put prompt and answer into the model's chat template"""
-    metrics: list[str] = []
-    """first = the one routes are judged by; absent = accuracy and macro_f1, or exact_match for generation"""
-    aggregate: Aggregate = "max"
-    normalise: Normalise = "none"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _first_template(cls, values: Any) -> Any:
-        several = values.get("templates") if isinstance(values, dict) else None
-        if several is None:
-            return values
-        texts = list(several.values()) if isinstance(several, dict) else several
-        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-            raise ValueError("templates must be a list of texts, or a name for each text, and at least one")
-        if values.setdefault("template", texts[0]) != texts[0]:
-            raise ValueError("give template or templates, not both; the first of templates is the task's")
-        return values
-
-    @property
-    def texts(self) -> dict[str, str]:
-        """The templates' texts by name; those without are numbered."""
-        several = self.templates if self.templates is not None else [self.template]
-        return several if isinstance(several, dict) else {str(at): text for at, text in enumerate(several, 1)}
-
-    @field_validator("choices", mode="before")
-    @classmethod
-    def _words_as_lists(cls, value: object) -> object:
-        # YAML reads yes/no/1 as other types, and people write one word without brackets.
-        if isinstance(value, dict):
-            return {_word(k): [_word(w) for w in (v if isinstance(v, list) else [v])] for k, v in value.items()}
-        return [_word(v) for v in value] if isinstance(value, list) else value
-
-
-def _word(value: object) -> str:
-    try:
-        return formats.label_text(value)
-    except RowProblem:
-        raise ValueError(f"a choice must be a word or a number, and '{value}' is not") from None
+_ANSWERS = ("answer", "completion", "output", "target", "label", "tags", "labels", "answers")
+# What a file of rows without a YAML asks, by its convention.
+_PLAIN = {
+    "text_label": {"template": "{text}\nLabel: {answer}", "choices": "labels"},
+    "text_labels": {"template": "{text}\nLabels: {answer}", "answer": "labels"},
+    "token_tags": {"template": "{tokens}\nTags: {answer}", "answer": "tags"},
+    "span_answers": {"template": "{context}\nQuestion: {question}\nAnswer: {answer}", "answer": "answers"},
+}
 
 
 @dataclass(frozen=True)
@@ -156,6 +82,11 @@ class Task:
         """
         return _gold(self.file, example)
 
+    def golds(self, example: Example) -> tuple[str, ...]:
+        """Return every answer that counts as right, `gold` first."""
+        name = answer_field(self.file, example.fields)
+        return _annotations.said(name, example.fields[name]) or (self.gold(example),)
+
     def answer(self, example: Example) -> str:
         """Return the words to say for the gold answer: the label's first word, or the gold text."""
         gold = self.gold(example)
@@ -173,8 +104,11 @@ class Task:
         return replace(self, file=self.file.model_copy(update={"template": self.file.texts[name]}), template=self.templates[name])
 
 
-def load_task(name: str, *, skip_bad_rows: bool = False) -> Task:
-    """Load an embedded task by name, a user's by its YAML file, or a plain file of text and label columns.
+def load_task(name: str, *, skip_bad_rows: bool = False, answer: str | None = None) -> Task:
+    """Load an embedded task by name, a user's by its YAML file, a plain file of rows, or `bigbench:TASK`.
+
+    Args:
+        answer: field to take as the answer, as it is, without choices; "" = the task's own field. None = as the task says.
 
     Raises:
         UserError: no such task or file, an unknown key, a template that does not fit the rows, or bad rows
@@ -182,7 +116,9 @@ def load_task(name: str, *, skip_bad_rows: bool = False) -> Task:
     """
     embedded = {f.stem: f for f in _TASKS.glob("*.yaml")}
     path = embedded.get(name, Path(name))
-    if path.suffix in (".yaml", ".yml"):
+    if name.startswith(_bigbench.PREFIX):
+        file = validate(TaskFile, _bigbench.task(name), name)
+    elif path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise UserError(f"there is no task file '{name}'", "Check the path.")
         file = validate(TaskFile, read_yaml(path), f"task {path.name}")
@@ -190,6 +126,10 @@ def load_task(name: str, *, skip_bad_rows: bool = False) -> Task:
         file = _task_of_rows(path)
     else:
         raise unknown("task", name, embedded) if "/" not in name and "." not in name else UserError(f"there is no file '{name}'")
+    if answer is not None:
+        own = file.answer or ("label" if file.choices is not None else None)
+        kept = file.metrics if file.choices is None and answer in ("", own) else []
+        file = file.model_copy(update={"answer": answer or own, "choices": None, "metrics": kept})
     return _build(file, path.parent, skip_bad_rows)
 
 
@@ -198,16 +138,48 @@ def embedded_tasks() -> list[str]:
     return sorted(f.stem for f in _TASKS.glob("*.yaml"))
 
 
-def _task_of_rows(path: Path) -> TaskFile:
-    sniffed = formats.sniff(path)
-    if sniffed.convention != "text_label":
+def require_permission(name: str, allow_canary: bool) -> None:
+    """Check that a task's rows may be learned from, or prompts be chosen by them.
+
+    BIG-bench asks that its rows stay out of training, and marks them so that models that were trained on them are found out.
+
+    Raises:
+        UserError: they carry the mark, and nobody said that it is meant.
+    """
+    source = name
+    if Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
+        data = read_yaml(Path(name)).get("data")
+        source = str(data.get("source")) if isinstance(data, dict) else ""
+    if source.startswith(_bigbench.PREFIX) and not allow_canary:
         raise UserError(
-            f"{path.name} holds {sniffed.convention.replace('_', ' ')} rows, not text and label",
+            f"the rows of {source} carry a canary: they are for measuring, and a model that learned them can be found out",
+            "If it is meant: --allow_canary. The run records it.",
+        )
+
+
+def names_task(name: str) -> bool:
+    """Whether a word is the name of a task or of its YAML file, rather than of a file of rows."""
+    return name in embedded_tasks() or name.startswith(_bigbench.PREFIX) or Path(name).suffix in (".yaml", ".yml")
+
+
+def holds_task(path: Path) -> bool:
+    """Whether a file's rows are a task by themselves, without a YAML file.
+
+    Raises:
+        UserError: it is no file of rows.
+    """
+    return formats.sniff(path).convention in _PLAIN
+
+
+def _task_of_rows(path: Path) -> TaskFile:
+    convention = formats.sniff(path).convention
+    if convention not in _PLAIN:
+        raise UserError(
+            f"{path.name} holds {convention.replace('_', ' ')} rows, not text and label",
             "Write a task YAML that names its template and answer field; see docs/tasks.md.",
         )
-    return TaskFile(
-        name=path.name.split(".")[0], data=DataSection(train=path.name), template="{text}\nLabel: {answer}", choices="labels"
-    )
+    values = {"name": path.name.split(".")[0], "data": DataSection(train=path.name), **_PLAIN[convention]}
+    return TaskFile.model_validate(values)
 
 
 def _build(file: TaskFile, folder: Path, skip_bad_rows: bool) -> Task:
@@ -276,6 +248,8 @@ def _read(file: TaskFile, folder: Path, skip_bad_rows: bool, bad: list[BadRow], 
     if data.source:
         if files or data.map:
             raise UserError(f"task '{file.name}' names a source and files", "Give either data: {source: NAME} or files.")
+        if data.source.startswith(_bigbench.PREFIX):
+            return _bigbench.splits(data.source, warnings)
         return SOURCES.get(data.source).splits()
     if not data.train:
         raise UserError(f"task '{file.name}' has no data", "Give data: {train: FILE, test: FILE} or data: {source: NAME}.")
@@ -353,6 +327,9 @@ def _verbalizer(file: TaskFile, train: Sequence[Example]) -> Verbalizer | None:
 def _gold(file: TaskFile, example: Example) -> str:
     field_name = answer_field(file, example.fields)
     value = example.fields[field_name]
+    several = _annotations.said(field_name, value) if file.choices is None else None
+    if several is not None:
+        return several[0]
     try:
         label = formats.label_text(value)
     except RowProblem as problem:

@@ -67,4 +67,6 @@ def _value(name: str, fields: Mapping[str, Any]) -> str:
     value = fields[name]
     if value is None:
         raise UserError(f"'{name}' is null")
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return " ".join(value)
     return value if isinstance(value, str) else str(value)

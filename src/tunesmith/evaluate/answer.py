@@ -108,11 +108,12 @@ class Asker:
     def prediction(self, item: Example, prompt: tuple[str, tuple[int, ...]], answer: Said, draw: int = 0) -> Prediction:
         """Return the record of one answer, from the prompt's text and ids and what was said."""
         predicted, scores, valid = answer
-        gold = self.prompts.task.gold(item)
+        task = self.prompts.task
+        golds = task.golds(item) if task.verbalizer else tuple(map(first_line, task.golds(item)))
         return Prediction(
-            id=item.id, where=item.where, text=shown_text(self.prompts.task, item), prompt=prompt[0],
+            id=item.id, where=item.where, text=shown_text(task, item), prompt=prompt[0],
             prompt_hash=hash_of_ids(prompt[1]), scores=scores, predicted=predicted,
-            gold=gold if self.prompts.task.verbalizer else first_line(gold), valid=valid, draw=draw,
+            gold=golds[0], valid=valid, draw=draw, golds=golds if len(golds) > 1 else (),
         )  # fmt: skip
 
     def latencies(

@@ -8,8 +8,11 @@ import torch
 
 from tunesmith.core.errors import UserError
 from tunesmith.core.progress import Progress
-from tunesmith.core.records import Example
+from tunesmith.core.records import Encoded, Example
+from tunesmith.data.collate import collate
+from tunesmith.data.encoder_rows import read_ids
 from tunesmith.data.task import Task
+from tunesmith.models.heads import text_logits
 from tunesmith.models.load import LM
 
 _TOKENS_PER_BATCH = 4096
@@ -35,21 +38,16 @@ def labels_of(lm: LM, task: Task) -> list[str]:
 def classifier_scores(lm: LM, task: Task, rows: Sequence[Example], title: str = "") -> list[dict[str, float]]:
     """Return the logit of every label for each row.
 
-    The classifier reads the row's field that the template names, or the two of them as a pair, as it was fine-tuned to.
+    The classifier reads the row's field that the template names, or the two of them as a pair, as `tune` trains it.
 
     Args:
         title: shown with the progress line; "" = silent.
 
     Raises:
-        UserError: other labels than the task's, a template with three or more fields, or a row that is too long.
+        UserError: other labels than the task's, or a row that is too long.
     """
-    labels, fields = labels_of(lm, task), task.template.fields
-    if len(fields) > 2:
-        raise UserError(
-            f"the template of '{task.name}' has {len(fields)} fields, and a classifier reads one text or a pair",
-            "Write a template that names only these.",
-        )
-    ids = [tuple(lm.tokenizer(*(str(row.fields[name]) for name in fields)).input_ids) for row in rows]
+    labels = labels_of(lm, task)
+    ids = [read_ids(task, lm.tokenizer, row) for row in rows]
     most = min(lm.context_length, lm.tokenizer.model_max_length)
     for row, tokens in zip(rows, ids, strict=True):
         if len(tokens) > most:
@@ -60,9 +58,9 @@ def classifier_scores(lm: LM, task: Task, rows: Sequence[Example], title: str = 
         while order:
             size = max(1, _TOKENS_PER_BATCH // len(ids[order[0]]))
             batch, order = order[:size], order[size:]
-            padded = lm.tokenizer.pad({"input_ids": [list(ids[i]) for i in batch]}, return_tensors="pt").to(lm.device)
-            logits = lm.model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits.float()
-            for i, row in zip(batch, logits.tolist(), strict=True):
+            padded = collate([Encoded(ids[i], (False,) * len(ids[i]), rows[i].id) for i in batch])
+            logits = text_logits(lm, padded.ids.to(lm.device), padded.lengths.to(lm.device))
+            for i, row in zip(batch, logits.float().tolist(), strict=True):
                 found[i] = dict(zip(labels, row, strict=True))
             progress.advance(len(batch))
     return found

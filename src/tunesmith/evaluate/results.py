@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ class Prediction:
         draw: number of the seeded draw this belongs to (0 where a route has only one).
         sources: ids of the passages the answer rests on, best first; empty where nothing was retrieved.
         rationale: what the model wrote on the way to its answer, with the answer; "" where it was asked for the answer alone.
+        golds: all answers that count as right, where there are several.
     """
 
     id: str
@@ -40,11 +42,18 @@ class Prediction:
     draw: int = 0
     sources: tuple[str, ...] = ()
     rationale: str = ""
+    golds: tuple[str, ...] = ()
 
     @property
     def correct(self) -> bool:
-        """Whether the prediction equals the gold answer exactly."""
-        return self.predicted == self.gold
+        """Whether the prediction equals the gold answer exactly, or one of them."""
+        return self.predicted in (self.gold, *self.golds)
+
+    def gold_for(self, metric: Callable[..., Any]) -> str:
+        """Return the gold answer that a metric finds nearest; an answer need only be one of several, as in SQuAD."""
+        if len(self.golds) < 2:
+            return self.gold
+        return max(self.golds, key=lambda gold: float(metric([gold], [self.predicted])))
 
 
 @dataclass(frozen=True)
@@ -162,7 +171,7 @@ def load(folder: Path) -> tuple[RouteResult, list[Prediction]]:
             for line in lines:
                 row = json.loads(line)
                 row.pop("correct")
-                predictions.append(Prediction(**{**row, "sources": tuple(row.get("sources", ()))}))
+                predictions.append(Prediction(**{**row, **{key: tuple(row.get(key, ())) for key in ("sources", "golds")}}))
         if not predictions or len(predictions) != result.n * len(result.draws):
             raise ValueError(f"predictions.jsonl holds {len(predictions)} of {result.n * len(result.draws)} answers")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -27,21 +27,25 @@ from tunesmith.models.soft_prefix import soft_prefix_of
 _FAMILIES = ("Bert", "Roberta", "XLMRoberta", "Camembert")
 
 
-def hidden_states(model: Any, ids: torch.Tensor, lengths: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def hidden_states(
+    model: Any, ids: torch.Tensor, lengths: torch.Tensor, wanted: torch.Tensor, kinds: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return the last hidden states [M, D] at the M wanted positions, in row order.
 
     Args:
         model: an encoder of transformers, with or without a head. ids: [B, T], padded on the right.
         lengths: [B] real tokens. wanted: [B, T] booleans, of real tokens only.
+        kinds: [B, T] segment numbers, 1 = of the second text of a pair; None = there is only one.
     """
     trunk = model.base_model
-    if not _is_known(model, ids.device):
-        return trunk(input_ids=ids, attention_mask=real_tokens(ids, lengths).long()).last_hidden_state[wanted]
+    if not is_known(model, ids.device):
+        return trunk(**inputs_of(ids, lengths, kinds)).last_hidden_state[wanted]
     layout = Layout.of(lengths, ids.shape[1])
     padding = None
     if int(lengths.min()) < ids.shape[1]:
         padding = torch.zeros(ids.shape, dtype=trunk.dtype).masked_fill_(~real_tokens(ids, lengths), -torch.inf)
-    x = _embedded(trunk.embeddings, layout.real(ids), layout.real(_positions(ids, trunk.embeddings)))
+    kinds = torch.zeros_like(ids) if kinds is None else kinds
+    x = _embedded(trunk.embeddings, *map(layout.real, (ids, _positions(ids, trunk.embeddings), kinds)))
     chosen = _Chosen.of(layout, wanted)
     *blocks, last = trunk.encoder.layer
     for block in blocks:
@@ -49,20 +53,26 @@ def hidden_states(model: Any, ids: torch.Tensor, lengths: torch.Tensor, wanted: 
     return _kept_or_made_again(last, x, layout, padding, chosen)
 
 
-def class_logits(model: Any, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+def class_logits(model: Any, ids: torch.Tensor, lengths: torch.Tensor, kinds: torch.Tensor | None = None) -> torch.Tensor:
     """Return the logits [B, L] of a classifier over whole texts.
 
     Args:
-        model: an encoder of transformers for sequence classification. ids, lengths: as in `hidden_states`.
+        model: an encoder of transformers for sequence classification. ids, lengths, kinds: as in `hidden_states`.
     """
-    if not _is_known(model, ids.device) or not type(model).__name__.endswith("ForSequenceClassification"):
-        return model(input_ids=ids, attention_mask=real_tokens(ids, lengths).long()).logits
+    if not is_known(model, ids.device) or not type(model).__name__.endswith("ForSequenceClassification"):
+        return model(**inputs_of(ids, lengths, kinds)).logits
     first = torch.zeros_like(ids, dtype=torch.bool)
     first[:, 0] = True
-    hidden = hidden_states(model, ids, lengths, first)[:, None]
+    hidden = hidden_states(model, ids, lengths, first, kinds)[:, None]
     if not hasattr(model, "bert"):  # the head of the others does all the rest
         return model.classifier(hidden)
     return model.classifier(model.dropout(model.bert.pooler(hidden)))
+
+
+def inputs_of(ids: torch.Tensor, lengths: torch.Tensor, kinds: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """Return what the model's own code is called with."""
+    inputs = {"input_ids": ids, "attention_mask": real_tokens(ids, lengths).long()}
+    return inputs if kinds is None else {**inputs, "token_type_ids": kinds}
 
 
 def real_tokens(ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -70,7 +80,7 @@ def real_tokens(ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
 
 
-def _is_known(model: Any, device: torch.device) -> bool:
+def is_known(model: Any, device: torch.device) -> bool:
     """Whether this pass computes what the model's own code would."""
     trunk, config = model.base_model, model.config
     family = type(trunk).__name__.removesuffix("Model")
@@ -136,9 +146,8 @@ def _positions(ids: torch.Tensor, embeddings: Any) -> torch.Tensor:
     return counted.cumsum(1) * counted + embeddings.padding_idx
 
 
-def _embedded(embeddings: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Return the embeddings [N, D] of tokens, all of the first type."""
-    types = torch.zeros_like(ids)
+def _embedded(embeddings: Any, ids: torch.Tensor, positions: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+    """Return the embeddings [N, D] of tokens."""
     parts = (
         (embeddings.word_embeddings, ids),
         (embeddings.position_embeddings, positions),

@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 
 from tunesmith import __version__
 from tunesmith.core.errors import WorkFailed
-from tunesmith.core.files import sync_directory, write_manifest, write_text
+from tunesmith.core.files import sync_directory, write_json, write_manifest, write_text
+from tunesmith.models.encoder import HEAD_FILE, heads_of
 from tunesmith.models.load import LM
 from tunesmith.peft._files import save_adapter
 
@@ -40,6 +41,7 @@ def save_artefact(
     shutil.rmtree(stage, ignore_errors=True)
     try:
         if entry.SAVES == "adapter":
+            _save_head(stage, lm)
             save_adapter(stage, lm, entry, parameters, probe_prompts, _card(lm, entry, title), heads, task_type)
         else:
             _save_model(stage, lm, _card(lm, entry, title))
@@ -49,6 +51,13 @@ def save_artefact(
     except (OSError, SafetensorError) as error:
         raise WorkFailed(f"cannot write {target}: {error}", "Free some space; the same command then only saves.") from error
     return target
+
+
+def _save_head(folder: Path, lm: LM) -> None:
+    """Say what head the adapter's model has, for its config.json says it only of the base."""
+    if not lm.model.can_generate() and heads_of(lm.model):
+        folder.mkdir(parents=True)
+        write_json(folder / HEAD_FILE, {**lm.model.config.to_dict(), "architectures": [type(lm.model).__name__]})
 
 
 def _save_model(folder: Path, lm: LM, card: str) -> None:

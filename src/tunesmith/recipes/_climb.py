@@ -165,11 +165,11 @@ def result_of(
     shop: Workshop, label: str, name: str, kind: str, parameters: dict[str, Any], climbed: Climbed, scorer: str
 ) -> RouteResult:
     """Turn what a route handed back into its row of the ladder; interval and price are added when it is put in a table."""
-    gold = [shop.task.gold(item) for item in shop.items] if kind == "baseline" else [p.gold for p in climbed.draws[0]]
     metrics: dict[str, float] = {}
     per_draw: list[float] = []
     for number, metric in enumerate(shop.task.metrics):
-        values = [float(METRICS.get(metric).evaluate(gold, [p.predicted for p in draw])) for draw in climbed.draws]
+        evaluate = METRICS.get(metric).evaluate
+        values = [float(evaluate([p.gold_for(evaluate) for p in d], [p.predicted for p in d])) for d in climbed.draws]
         metrics[metric] = sum(values) / len(values)
         per_draw = values if number == 0 else per_draw
     answered = sum(map(len, climbed.draws))

@@ -54,6 +54,8 @@ class Config(BaseConfig):
     """start again in a run_dir that holds an earlier run"""
     skip_bad_rows: bool = False
     """go on with the good rows of a file and list the bad ones"""
+    allow_canary: bool = False
+    """learn from rows that carry a canary (bigbench:TASK), which are meant for measuring only; the run records it"""
 
     @field_validator("calibration")
     @classmethod

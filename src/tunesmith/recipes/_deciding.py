@@ -22,7 +22,7 @@ from tunesmith.evaluate.answer import Asker
 from tunesmith.evaluate.classify import classifier_scores
 from tunesmith.evaluate.decision import Decider, Decision
 from tunesmith.evaluate.decision_config import ask_theirs, write_config
-from tunesmith.models.encoder import load_encoder
+from tunesmith.models.encoder import KINDS, architecture_of, load_encoder
 from tunesmith.models.load import LM
 from tunesmith.recipes._models import load
 
@@ -52,7 +52,7 @@ def open_artefact(task: Task, model: str, adapter: str | None, dtype: str) -> Ar
         UserError: no such model or adapter, they do not fit, or other labels than the task's.
         WorkFailed: the adapter's probe does not come back.
     """
-    if _is_classifier(model):
+    if architecture_of(model)[0].endswith(KINDS["classifier"]):
         if adapter:
             raise UserError(f"'{model}' is a classifier, and adapters stand on decoders", "Leave out --adapter.")
         encoder = load_encoder(model, "classifier", dtype="fp32" if dtype == "auto" else dtype)
@@ -60,14 +60,6 @@ def open_artefact(task: Task, model: str, adapter: str | None, dtype: str) -> Ar
     lm = load(model, adapter, dtype)
     prompts = Prompts(task, lm.tokenizer)
     return Artefact(task, lm, prompts, Asker(lm, prompts, trained=adapter is not None).scores)
-
-
-def _is_classifier(model: str) -> bool:
-    try:
-        names = json.loads((Path(model) / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
-    except (OSError, ValueError, AttributeError):
-        return False
-    return str(names[0]).endswith("ForSequenceClassification")
 
 
 def save_decision(

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from tunesmith.core.encode import framed, token_ids
 from tunesmith.core.errors import UserError
 from tunesmith.core.progress import Progress
 from tunesmith.core.records import Encoded, Example
 from tunesmith.core.runs import Run
 from tunesmith.core.seeds import derive
 from tunesmith.data.collate import Batch, micro_batches
+from tunesmith.data.encoder_rows import read_ids, texts_of
 from tunesmith.data.task import Task
-from tunesmith.evaluate.answer import hash_of_ids
+from tunesmith.evaluate.answer import hash_of_ids, shown_text
+from tunesmith.evaluate.classify import labels_of
 from tunesmith.evaluate.results import Prediction
-from tunesmith.models import bert
 from tunesmith.models.encoder import Head, load_encoder
+from tunesmith.models.heads import text_logits
 from tunesmith.models.load import LM
 from tunesmith.objectives import classification
 from tunesmith.recipes._adapt import train
@@ -51,9 +52,8 @@ class Cost:
 
 
 def text_of(task: Task, example: Example) -> str:
-    """Return what a classifier reads: the one field that the template uses, or the prompt where it uses several."""
-    fields = task.template.fields
-    return str(example.fields[fields[0]]) if len(fields) == 1 else task.template.prompt(example.fields)
+    """Return what a classifier reads, as a person would: a text, or the two texts of a pair with a line between."""
+    return "\n".join(texts_of(task, example))
 
 
 def encode(task: Task, lm: LM, examples: Sequence[Example], classes: Sequence[int] | None = None) -> list[Encoded]:
@@ -66,37 +66,61 @@ def encode(task: Task, lm: LM, examples: Sequence[Example], classes: Sequence[in
         UserError: a text is longer than the model reads; names the row.
     """
     labels = task.verbalizer.labels if task.verbalizer else []
-    opening, closing = framed(lm.tokenizer)
     rows = []
     for number, example in enumerate(examples):
-        ids = (*opening, *token_ids(lm.tokenizer, text_of(task, example)), *closing)
-        if len(ids) > lm.context_length:
-            raise UserError(
-                f"{example.where}: the text has {len(ids):,} tokens; {lm.name} reads at most {lm.context_length:,}",
-                "Nothing is ever cut: shorten or remove the row.",
-            )
         target = classes[number] if classes is not None else labels.index(task.gold(example))
-        rows.append(Encoded(ids, (True,) + (False,) * (len(ids) - 1), example.id, (target,)))
+        rows.append(whole_row(lm, example, read_ids(task, lm.tokenizer, example), (target,)))
     return rows
+
+
+def whole_row(lm: LM, example: Example, ids: tuple[int, ...], targets: tuple[int, ...] | tuple[float, ...]) -> Encoded:
+    """Return a row whose targets are of the row as a whole, so that they stand at its first token.
+
+    Raises:
+        UserError: it is longer than the model reads; names the row.
+    """
+    check_length(lm, example, ids)
+    return Encoded(ids, (True,) + (False,) * (len(ids) - 1), example.id, targets)
+
+
+def check_length(lm: LM, example: Example, ids: Sequence[int]) -> None:
+    """Check that a row is no longer than the model reads.
+
+    Raises:
+        UserError: it is; names the row.
+    """
+    if len(ids) > lm.context_length:
+        raise UserError(
+            f"{example.where}: the text has {len(ids):,} tokens; {lm.name} reads at most {lm.context_length:,}",
+            "Nothing is ever cut: shorten or remove the row.",
+        )
 
 
 def class_logits(lm: LM, batch: Batch) -> torch.Tensor:
     """Return [B, L] logits of a classifier."""
     ids, lengths, _ = batch.tensors(lm.device)
-    return bert.class_logits(lm.model, ids, lengths)
+    return text_logits(lm, ids, lengths)
+
+
+def by_batch(rows: Sequence[Encoded], title: str = "") -> Iterator[tuple[list[int], Batch]]:
+    """Yield rows in batches, longest first, each with the numbers of its rows; nothing is computed for gradients."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
+    at = 0
+    with torch.inference_mode(), Progress(title, total=len(rows), unit="texts") as progress:
+        for batch in micro_batches([rows[i] for i in order], _TOKENS_AT_ONCE):
+            yield order[at : at + len(batch.ids)], batch
+            at += len(batch.ids)
+            progress.advance(len(batch.ids))
 
 
 def in_order(logits_of: Callable[[Batch], torch.Tensor], rows: Sequence[Encoded], title: str = "") -> torch.Tensor:
     """Return [N, L] logits of rows, float32 on the processor, in the order of the rows."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
-    found = []
-    with torch.inference_mode(), Progress(title, total=len(rows), unit="texts") as progress:
-        for batch in micro_batches([rows[i] for i in order], _TOKENS_AT_ONCE):
-            found.append(logits_of(batch).float().cpu())
-            progress.advance(len(batch.ids))
-    back = torch.empty(len(rows), dtype=torch.long)
-    back[torch.tensor(order)] = torch.arange(len(rows))
-    return torch.cat(found)[back]
+    numbers, found = list[int](), list[torch.Tensor]()
+    for of, batch in by_batch(rows, title):
+        numbers += of
+        found.append(logits_of(batch).float().cpu())
+    logits = torch.cat(found)
+    return torch.empty_like(logits).index_copy_(0, torch.tensor(numbers), logits)
 
 
 def load_fresh(shop: Workshop, encoder: str, head: Head, seed: int) -> LM:
@@ -130,10 +154,8 @@ def steps_for(shop: Workshop, rows: int, epochs: float, least: int, learning_rat
     return how.model_copy(update={"max_steps": min(steps, how.max_steps or steps), "learning_rate": learning_rate})
 
 
-def class_loss(lm: LM, activation_checkpointing: bool) -> LossOf:
+def class_loss(lm: LM) -> LossOf:
     """Return the loss of a classifier."""
-    if activation_checkpointing:
-        lm.model.activation_checkpointing_enable({"use_reentrant": False})
 
     def loss_of(batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         assert batch.targets is not None
@@ -152,18 +174,22 @@ def validation_of(lm: LM, held_out: Sequence[Encoded]) -> Validation | None:
     return Validation(accuracy, "eval_accuracy", larger_is_better=True) if held_out else None
 
 
-def answer(task: Task, lm: LM, items: Sequence[Example]) -> list[Prediction]:
-    """Answer items with a classifier; scores are log-probabilities, nats."""
-    assert task.verbalizer is not None
+def answer(task: Task, lm: LM, items: Sequence[Example], title: str = "", draw: int = 0) -> list[Prediction]:
+    """Answer items with a classifier; scores are log-probabilities, nats.
+
+    Raises:
+        UserError: its labels are not the task's, or an item is too long.
+    """
+    labels = labels_of(lm, task)
     rows = encode(task, lm, items)
-    scores = in_order(lambda batch: class_logits(lm, batch), rows, "test").log_softmax(-1)
-    labels = task.verbalizer.labels
+    logprobs = in_order(lambda batch: class_logits(lm, batch), rows, title).log_softmax(-1)
     return [
         Prediction(
-            item.id, item.where, text_of(task, item), text_of(task, item), hash_of_ids(row.ids),
-            dict(zip(labels, logits.tolist(), strict=True)), labels[int(logits.argmax())], task.gold(item),
+            id=item.id, where=item.where, text=shown_text(task, item), prompt=text_of(task, item),
+            prompt_hash=hash_of_ids(row.ids), scores=dict(zip(labels, scores.tolist(), strict=True)),
+            predicted=labels[int(scores.argmax())], gold=task.gold(item), draw=draw,
         )
-        for item, row, logits in zip(items, rows, scores, strict=True)
+        for item, row, scores in zip(items, rows, logprobs, strict=True)
     ]  # fmt: skip
 
 
@@ -174,7 +200,7 @@ def fine_tune(lm: LM, rows: Sequence[Encoded], held_out: Sequence[Encoded], how:
         UserError: it cannot fit into memory.
     """
     validation = validation_of(lm, held_out)
-    training = training_of(lm, class_loss(lm, how.activation_checkpointing), rows, how, seed)
+    training = training_of(lm, class_loss(lm), rows, how, seed)
     require_memory(training, validation is not None)
     return fit_encoder(lm, training, run, validation)
 

@@ -14,6 +14,8 @@ from tunesmith.data.task import load_task
 from tunesmith.evaluate.answer import Asker
 from tunesmith.models.load import LM
 from tunesmith.recipes._eval_config import Config
+from tunesmith.recipes._heads import load_tuned, saved_config, tuning_of
+from tunesmith.recipes._models import load
 from tunesmith.recipes._tested import tested
 
 # A row of the report: task, metric, value, low, high, n.
@@ -28,19 +30,42 @@ _FEWSHOT_SEED = 1234
 def own_task(config: Config) -> Evaluate:
     """Read a task; what is returned asks a model its test items: (results, predictions, warnings).
 
+    A model that was tuned with a head answers with it.
+
     Raises:
         UserError: no such task, or bad rows.
     """
-    task = load_task(config.task or "", skip_bad_rows=config.skip_bad_rows)
+    found = tuning_of(config.model, config.adapter)
+    if found:
+        saved = saved_config(config.adapter or config.model)
+        task = found[0].read(config.task or "", config.skip_bad_rows, saved)
+    else:
+        task = load_task(config.task or "", skip_bad_rows=config.skip_bad_rows)
     items = task.splits.test[: config.limit]
 
     def evaluate(lm: LM) -> tuple[Results, list[dict[str, Any]], list[str]]:
-        asker = Asker(lm, Prompts(task, lm.tokenizer), trained=config.adapter is not None)
-        predictions = asker.ask(items, title=f"asking {config.model}").predictions
-        found = tested(task.name, task.metrics, predictions, config.seed)
-        return found.results, found.predictions, task.splits.warnings
+        title = f"asking {config.model}"
+        if found:
+            it = found[0].headed(lm, task)
+            results = tested(task.name, it.metrics, it.answer(items, title), config.seed)
+        else:
+            asker = Asker(lm, Prompts(task, lm.tokenizer), trained=config.adapter is not None)
+            results = tested(task.name, task.metrics, asker.ask(items, title=title).predictions, config.seed)
+        return results.results, results.predictions, task.splits.warnings
 
     return evaluate
+
+
+def open_model(config: Config) -> LM:
+    """Load what is to be asked: a model that was tuned with a head, or one that writes text.
+
+    Raises:
+        UserError: no such model or adapter, or they do not fit each other.
+    """
+    found = tuning_of(config.model, config.adapter) if config.task else None
+    if found:
+        return load_tuned(config.model, config.adapter, found[1], config.dtype)
+    return load(config.model, config.adapter, config.dtype)
 
 
 def with_lm_eval(config: Config) -> Evaluate:

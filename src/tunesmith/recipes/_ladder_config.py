@@ -61,6 +61,8 @@ class ClimbConfig(Config):
     """reuse finished work in run_dir; --resume false is --overwrite"""
     skip_bad_rows: bool = False
     """go on with the good rows of a file and list the bad ones"""
+    allow_canary: bool = False
+    """learn from rows that carry a canary (bigbench:TASK), which are meant for measuring only; the run records it"""
 
     def rows(self, task: Task) -> dict[str, list[Example]]:
         """Return the rows of a task that are used, by what they are used for."""

@@ -43,6 +43,8 @@ class Config(FitParameters):
     """most memory to use, 10^9 bytes; absent = all that is available. A training that needs more is not started"""
     skip_bad_rows: bool = False
     """go on with the good rows of a file and list the bad ones"""
+    allow_canary: bool = False
+    """learn from rows that carry a canary (bigbench:TASK), which are meant for measuring only; the run records it"""
 
     @model_validator(mode="after")
     def _no_masks_for_clm(self) -> Self:

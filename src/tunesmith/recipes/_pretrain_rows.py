@@ -20,7 +20,7 @@ from tunesmith.data import formats
 from tunesmith.data.cloze import Pattern
 from tunesmith.data.encoded_rows import EncodedRows
 from tunesmith.data.masking import encode_answer, encode_document
-from tunesmith.data.task import embedded_tasks, load_task
+from tunesmith.data.task import embedded_tasks, load_task, names_task, require_permission
 from tunesmith.recipes._pretrain_config import Config
 
 # A paragraph or a line beyond this many characters becomes several documents, so that memory stays bounded.
@@ -133,7 +133,8 @@ def _encode(config: Config, tokenizer: Any, document: _Document) -> list[Encoded
 
 def _documents(name: str, reading: _Reading) -> Iterator[_Document]:
     path, learn = Path(name), reading.config.learn
-    if name in embedded_tasks() or path.suffix in (".yaml", ".yml"):
+    require_permission(name, reading.config.allow_canary)
+    if names_task(name):
         yield from _of_task(name, reading)
     elif not path.is_file():
         raise unknown("task", name, embedded_tasks()) if path.suffix == "" else UserError(f"there is no file '{name}'")

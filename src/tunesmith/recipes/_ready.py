@@ -20,6 +20,7 @@ from tunesmith.recipes._tune_config import Config
 from tunesmith.recipes._wise_ft import check_mixable
 from tunesmith.recipes.tunings import causal_lm
 from tunesmith.train.fit import Validation
+from tunesmith.train.layers import rates_by_layer
 from tunesmith.train.training import Training
 
 
@@ -91,7 +92,9 @@ def ready(config: Config) -> Ready:
     training = attach(
         it.lm, with_answers(method, it.rows.answers), it.rows.train, how, config.seed, it.loss_of, attached, it.heads
     )
-    training = replace(training, anchor=anchor_of(config, training.parameters, it.heads))
+    layers = rates_by_layer(training.parameters, config.layer_decay)
+    rates = {name: training.rates.get(name, 1.0) * layers.get(name, 1.0) for name in {**training.rates, **layers}}
+    training = replace(training, rates=rates, anchor=anchor_of(config, training.parameters, it.heads))
     if config.wise_ft:
         check_mixable(method, training.parameters, it.validation is not None)
     return Ready(config, it, method, training, pool)

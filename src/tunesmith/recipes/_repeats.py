@@ -6,7 +6,7 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,15 +15,13 @@ from tunesmith.core.files import write_json
 from tunesmith.core.records import Example
 from tunesmith.core.registry import DEMONSTRATIONS
 from tunesmith.core.seeds import derive
-from tunesmith.data.task import Task
-from tunesmith.evaluate.answer import hash_of_ids, shown_text, single_query_ms
-from tunesmith.evaluate.results import Prediction
+from tunesmith.evaluate.answer import single_query_ms
 from tunesmith.models.encoder import load_encoder
 from tunesmith.models.load import LM
 from tunesmith.peft import full
 from tunesmith.recipes._artefact import save_artefact
 from tunesmith.recipes._climb import Climbed, Workshop
-from tunesmith.recipes._encoder import Cost, class_logits, encode, in_order, text_of
+from tunesmith.recipes._encoder import Cost, answer, encode
 
 
 @dataclass(frozen=True)
@@ -69,9 +67,9 @@ def climb_repeats(shop: Workshop, title: str, labelled: int | None, repeats: int
         made, seconds = _made_once(shop, title, Repeat(shop.folder / f"repeat-{number + 1}", seed, rows, unlabelled), make)
         if number == 0:
             tokens = statistics.fmean(map(len, encode(shop.task, made.lm, shop.items)))
-            latency = single_query_ms(lambda item, lm=made.lm: _answer(shop.task, lm, [item], 0), shop.items)
+            latency = single_query_ms(lambda item, lm=made.lm: answer(shop.task, lm, [item]), shop.items)
         start = time.perf_counter()
-        answers.append(_answer(shop.task, made.lm, shop.items, number, title))
+        answers.append(answer(shop.task, made.lm, shop.items, title, number))
         answering += time.perf_counter() - start
         training += seconds
         total += made.cost
@@ -114,19 +112,3 @@ def _made_once(shop: Workshop, title: str, repeat: Repeat, make: Callable[[Repea
     for checkpoints in list(repeat.folder.rglob("checkpoints")):
         shutil.rmtree(checkpoints)
     return made, seconds
-
-
-def _answer(task: Task, lm: LM, items: Sequence[Example], draw: int, title: str = "") -> list[Prediction]:
-    assert task.verbalizer is not None
-    labels = task.verbalizer.labels
-    rows = encode(task, lm, items)
-    logprobs = in_order(lambda batch: class_logits(lm, batch), rows, title).log_softmax(-1).tolist()
-    return [
-        Prediction(
-            id=item.id, where=item.where, text=shown_text(task, item), prompt=text_of(task, item),
-            prompt_hash=hash_of_ids(row.ids), scores=dict(zip(labels, scores, strict=True)),
-            predicted=labels[max(range(len(labels)), key=scores.__getitem__)],
-            gold=task.gold(item), draw=draw,
-        )
-        for item, row, scores in zip(items, rows, logprobs, strict=True)
-    ]  # fmt: skip

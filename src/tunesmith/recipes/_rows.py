@@ -19,7 +19,7 @@ from tunesmith.core.records import BadRow, Encoded, Example, Message, Segment
 from tunesmith.data import formats
 from tunesmith.data.encoded_rows import EncodedRows, lengths_of
 from tunesmith.data.prompts import Prompts
-from tunesmith.data.task import Task, embedded_tasks, load_task
+from tunesmith.data.task import Task, embedded_tasks, holds_task, load_task, names_task, require_permission
 from tunesmith.models.load import LM
 from tunesmith.recipes._tested import Tested, tested
 from tunesmith.recipes._tune_config import Config
@@ -66,19 +66,30 @@ def read_rows(config: Config, lm: LM) -> Rows:
     return _task_rows(config, lm) if _is_task(config.data) else _file_rows(config, lm, path)
 
 
-def task_of(config: Config, answers: str) -> Task:
-    """Load the task that `config.data` names, for an objective that needs one.
+def require_task(config: Config, answers: str) -> None:
+    """Check that `config.data` names a task, or a file whose rows are one by themselves.
 
     Args:
         answers: what the objective predicts, for messages ("labels").
 
     Raises:
-        UserError: no such task or file, or one without choices.
+        UserError: there is no such task or file, or its rows are others.
     """
     if not _is_task(config.data):
         raise UserError(
-            f"{config.data} holds no texts with {answers}", "Give a task, or a file with a text and a label in each row."
+            f"{config.data} holds no texts with {answers}",
+            f"Give a task, or a file with {answers} in each row (docs/tasks.md).",
         )
+    require_permission(config.data, config.allow_canary)
+
+
+def task_of(config: Config, answers: str) -> Task:
+    """Load the task that `config.data` names, for an objective that needs one with choices.
+
+    Raises:
+        UserError: no such task or file, or one without choices.
+    """
+    require_task(config, answers)
     task = load_task(config.data, skip_bad_rows=config.skip_bad_rows)
     if task.verbalizer is None:
         raise UserError(
@@ -89,16 +100,17 @@ def task_of(config: Config, answers: str) -> Task:
 
 def _is_task(data: str) -> bool:
     path = Path(data)
-    if data in embedded_tasks() or path.suffix in (".yaml", ".yml"):
+    if names_task(data):
         return True
     if not path.is_file():
         raise unknown("task", data, embedded_tasks()) if path.suffix == "" else UserError(f"there is no file '{data}'")
-    return formats.sniff(path).convention == "text_label"
+    return holds_task(path)
 
 
 def _task_rows(config: Config, lm: LM) -> Rows:
     from tunesmith.evaluate.answer import Asker, accuracy_on
 
+    require_permission(config.data, config.allow_canary)
     task = load_task(config.data, skip_bad_rows=config.skip_bad_rows)
     prompts = Prompts(task, lm.tokenizer)
     examples = task.splits.train[: config.train_rows]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tunesmith.core.errors import UserError
@@ -23,6 +24,7 @@ class Supervised:
         adapter: one that is on the model already and is trained further.
         heads: names of modules that are new, and trained whatever the peft method trains.
         task_type: what Hugging Face PEFT calls a model with such a head.
+        finish: what is set by validation rows once the weights are final, before they are saved.
     """
 
     lm: LM
@@ -33,6 +35,7 @@ class Supervised:
     adapter: Attached | None = None
     heads: tuple[str, ...] = ()
     task_type: str = "CAUSAL_LM"
+    finish: Callable[[], None] = field(default=lambda: None)
 
 
 def with_adapter(lm: LM, folder: str | None) -> Attached | None:

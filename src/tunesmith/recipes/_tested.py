@@ -27,14 +27,13 @@ class Tested:
     predictions: list[dict[str, Any]]
 
 
-def with_intervals(
-    task: str, metrics: Sequence[str], gold: Sequence[Any], predicted: Sequence[Any], seed: int
-) -> list[dict[str, Any]]:
+def with_intervals(task: str, metrics: Sequence[str], predictions: Sequence[Prediction], seed: int) -> list[dict[str, Any]]:
     """Return every metric of a task with its interval: task, metric, value, low, high, n."""
-    weights = resample_counts(len(gold), _RESAMPLES, derive(seed, "bootstrap"))
-    results = []
+    weights = resample_counts(len(predictions), _RESAMPLES, derive(seed, "bootstrap"))
+    predicted, results = [p.predicted for p in predictions], []
     for name in metrics:
         metric = METRICS.get(name).evaluate
+        gold = [p.gold_for(metric) for p in predictions]
         low, high = interval(metric(gold, predicted, weights))
         value = float(metric(gold, predicted))
         results.append({"task": task, "metric": name, "value": value, "low": low, "high": high, "n": len(gold)})
@@ -43,5 +42,5 @@ def with_intervals(
 
 def tested(task: str, metrics: Sequence[str], predictions: Sequence[Prediction], seed: int) -> Tested:
     """Measure answers to test items."""
-    results = with_intervals(task, metrics, [p.gold for p in predictions], [p.predicted for p in predictions], seed)
+    results = with_intervals(task, metrics, predictions, seed)
     return Tested(results, [{**asdict(p), "correct": p.correct} for p in predictions])

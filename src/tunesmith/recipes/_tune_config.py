@@ -24,7 +24,8 @@ class Config(Remedies):
     """what is trained, with its own parameters (--peft lora --peft.rank 8); absent = the objective's own: lora, or full for
     encoders"""
     objective: str | dict[str, Any] = "causal-lm"
-    """what is learned, with its own parameters: causal-lm (decoders), classification (encoders)"""
+    """what is learned, with its own parameters: causal-lm (decoders); classification, regression, multi-label,
+    token-classification, span (encoders)"""
     max_length: int = Field(1024, ge=2)
     """longest row in tokens; longer ones stop the run or are dropped, never cut"""
     over_long: Literal["stop", "drop"] = "stop"
@@ -55,6 +56,10 @@ class Config(Remedies):
     """find the learning rate by a range test first; learning_rate.html in run_dir shows it"""
     skip_bad_rows: bool = False
     """go on with the good rows of a file and list the bad ones"""
+    allow_canary: bool = False
+    """learn from rows that carry a canary (bigbench:TASK), which are meant for measuring only; the run records it"""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """factor of the learning rate from each layer to the one below it, the head having the whole (ULMFiT, ELECTRA); 1 = none"""
 
     engine: str = "local"
     """where to train: local (this process), or ray (several workers, here or on a cluster)"""

@@ -17,7 +17,7 @@ from tunesmith.core.records import Encoded, Example
 from tunesmith.data import check as x_ray
 from tunesmith.data import formats
 from tunesmith.data._templates import is_jinja, lint, rendered_rows, unused_fields
-from tunesmith.data.task import Task, answer_field, embedded_tasks, load_task
+from tunesmith.data.task import Task, answer_field, embedded_tasks, load_task, names_task
 from tunesmith.recipes._estimates import check_model
 from tunesmith.recipes._samples import sample
 
@@ -47,7 +47,7 @@ def run(config: Config) -> dict[str, Any]:
         UserError: no such file or task.
     """
     path = Path(config.what)
-    if config.what not in embedded_tasks() and not path.suffix and not path.exists():
+    if not names_task(config.what) and not path.suffix and not path.exists():
         raise unknown("task", config.what, embedded_tasks())
     check_model(config.model)
     from tunesmith.models.load import load_tokenizer
@@ -55,7 +55,7 @@ def run(config: Config) -> dict[str, Any]:
 
     quiet_libraries()
     tokenizer = load_tokenizer(config.model)
-    if config.what in embedded_tasks() or path.suffix in (".yaml", ".yml"):
+    if names_task(config.what):
         checked, encoded = _task(config, tokenizer)
     else:
         checked, encoded = _file(config, path, tokenizer)

@@ -55,11 +55,12 @@ def run(config: Config) -> dict[str, Any]:
 
 def _calibrate(config: Config) -> dict[str, Any]:
     from tunesmith.core.runs import Run
-    from tunesmith.data.task import load_task
+    from tunesmith.data.task import load_task, require_permission
     from tunesmith.evaluate.decision import check_rows, question_of
     from tunesmith.recipes._decide_report import TestRows, target_facts
     from tunesmith.recipes._deciding import open_artefact, save_decision
 
+    require_permission(config.what, config.allow_canary)
     task = load_task(config.what, skip_bad_rows=config.skip_bad_rows)
     if task.verbalizer is None:
         raise UserError(f"the answers of '{task.name}' are free text, and a decision needs options", "Give the task choices.")

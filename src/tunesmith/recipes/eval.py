@@ -32,15 +32,15 @@ def run(config: Config) -> dict[str, Any]:
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when lm-eval's progress bars are imported; we show progress ourselves
     from tunesmith.core.memory import limit_cache, peak_gb
     from tunesmith.core.runs import Run
-    from tunesmith.recipes._evaluating import own_task, with_lm_eval
-    from tunesmith.recipes._models import load, quiet_libraries, use_threads
+    from tunesmith.recipes._evaluating import open_model, own_task, with_lm_eval
+    from tunesmith.recipes._models import quiet_libraries, use_threads
 
     start = time.monotonic()
     quiet_libraries()
     use_threads(config.threads)
     limit_cache(config.cache_gb)
     evaluate = own_task(config) if config.task else with_lm_eval(config)
-    lm = load(config.model, config.adapter, config.dtype)
+    lm = open_model(config)
     folder = Path(config.run_dir or f"runs/eval-{_slug(config)}")
     settings = config.model_dump(exclude={"run_dir", "overwrite", "threads", "cache_gb"})
     run = Run(folder, {**settings, "model_identity": lm.identity}, {"command": _command(config)}, config.overwrite)

@@ -124,9 +124,9 @@ def _class_words(config: Config, lm: LM, tokens: list[dict[str, Any]]) -> dict[s
     if config.task is None:
         return None
     from tunesmith.data.prompts import Prompts
-    from tunesmith.data.task import embedded_tasks, load_task
+    from tunesmith.data.task import embedded_tasks, load_task, names_task
 
-    if config.task not in embedded_tasks() and not Path(config.task).is_file():
+    if not names_task(config.task) and not Path(config.task).is_file():
         raise unknown("task", config.task, embedded_tasks())
     task = load_task(config.task, skip_bad_rows=True)
     if task.verbalizer is None:

@@ -15,7 +15,7 @@ from tunesmith.core.errors import UserError
 from tunesmith.core.progress import duration, say
 from tunesmith.core.registry import BASELINES, METRICS, ROUTES
 from tunesmith.core.runs import Run
-from tunesmith.data.task import Task, load_task
+from tunesmith.data.task import Task, load_task, require_permission
 from tunesmith.evaluate.results import check_comparable
 from tunesmith.metrics import judges_answers
 from tunesmith.models.remote import is_url
@@ -83,6 +83,9 @@ def prepare(config: Config) -> tuple[dict[str, dict[str, Any]], Task]:
         BASELINES.get(name)
     check_model(config.model)
     _check_trainable(config.model, routes)
+    # Whoever shows rows before an item, or chooses by them, uses them as much as whoever trains.
+    learns = bool(config.baselines) or any(spec["name"].replace("_", "-") != "zero-shot" for spec in routes.values())
+    require_permission(config.task, config.allow_canary or not learns)
     task = load_task(config.task, skip_bad_rows=config.skip_bad_rows)
     judging = [name for name in METRICS.names() if judges_answers(METRICS.get(name))]
     for metric in task.metrics:

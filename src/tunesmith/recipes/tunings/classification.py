@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
 
 from tunesmith.core.config import Config
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tunesmith.data.task import Task
+    from tunesmith.models.load import LM
     from tunesmith.recipes import _tune_config
+    from tunesmith.recipes._heads import Headed
     from tunesmith.recipes._supervised import Supervised
 
 # Published for encoders five times as large: 2 to 4 epochs, batches of 16 or 32, rates of 2e-5 to 5e-5.
 DEFAULTS: dict[str, Any] = {"model": "minilm", "peft": {"name": "full"}, "epochs": 3.0, "batch_size": 32}
 LEARNING_RATES = {"full": 2e-4}
+HEAD, PROBLEM = "classifier", ""
 
 
 class Parameters(Config):
-    """There is nothing to choose."""
+    """How the head stands on the encoder."""
+
+    pooling: Literal["pooler", "mean"] = "pooler"
+    """what the head reads: BERT's pooler over the first token, or the mean of all tokens' last states"""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """share of units dropped in training, in the encoder and before the head; absent = as the encoder was trained (0.1)"""
+
+    def settings(self) -> dict[str, Any]:
+        """Return what is to be set on a model."""
+        return {"pooling": self.pooling} | ({} if self.dropout is None else {"dropout": self.dropout})
 
 
 def supervise(config: _tune_config.Config, parameters: Parameters) -> Supervised:
@@ -25,33 +42,28 @@ def supervise(config: _tune_config.Config, parameters: Parameters) -> Supervised
     Raises:
         UserError: unusable data or settings, named by file, row or key.
     """
-    import torch
-
-    from tunesmith.core.files import text_hash
-    from tunesmith.core.seeds import derive
-    from tunesmith.models.encoder import load_encoder
-    from tunesmith.recipes._encoder import answer, class_loss, encode, validation_of
-    from tunesmith.recipes._rows import Rows, task_of, within
-    from tunesmith.recipes._supervised import Supervised, with_adapter
-    from tunesmith.recipes._tested import Tested, tested
+    from tunesmith.recipes._heads import open_headed, supervised
+    from tunesmith.recipes._rows import task_of
 
     task = task_of(config, "labels")
     assert task.verbalizer is not None
-    torch.manual_seed(derive(config.seed, "head"))
-    lm = load_encoder(config.model_name, "classifier", task.verbalizer.labels, config.dtype, new_head=True)
-    adapter = with_adapter(lm, config.adapter)
-    train, lengths, warnings = within(config, encode(task, lm, task.splits.train[: config.train_rows]))
-    held_out = encode(task, lm, task.splits.validation[: config.validation_rows])
-    items = task.splits.test[: config.test_rows]
+    lm, modules = open_headed(config, HEAD, task.verbalizer.labels, parameters.settings())
+    return supervised(config, headed(lm, task), HEAD, modules)
 
-    def test() -> Tested:
-        predictions = answer(task, lm, items)
-        return tested(task.name, task.metrics, predictions, config.seed)
 
-    fingerprint = text_hash(train.fingerprint(), *(row.example_id for row in held_out))
-    warnings = [*task.splits.warnings, *warnings]
-    rows = Rows(train, train.select([]), None, fingerprint, lengths, warnings, test=test if items else None)
-    return Supervised(
-        lm, rows, class_loss(lm, config.activation_checkpointing), [row.ids for row in train[:3]],
-        validation_of(lm, held_out), adapter, heads=("classifier",), task_type="SEQ_CLS",
+def read(name: str, skip_bad_rows: bool, saved: Mapping[str, Any]) -> Task:
+    """Read the task that a tuned model is asked."""
+    from tunesmith.data.task import load_task
+
+    return load_task(name, skip_bad_rows=skip_bad_rows)
+
+
+def headed(lm: LM, task: Task) -> Headed:
+    """Return how a classifier learns a task and answers it."""
+    from tunesmith.recipes._encoder import answer, class_loss, encode
+    from tunesmith.recipes._heads import Headed
+
+    return Headed(
+        lm, task, task.metrics, lambda example: encode(task, lm, [example]), class_loss(lm),
+        lambda items, title: answer(task, lm, items, title),
     )  # fmt: skip
