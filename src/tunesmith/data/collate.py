@@ -16,11 +16,14 @@ _WINDOW = 32
 
 
 class VaryingRows(Sequence[Encoded]):
-    """Rows that are new every epoch, such as those whose tokens are masked anew; as a sequence, those of epoch 0."""
+    """Rows that are new every epoch: tokens masked anew, other rows of a mixture; as a sequence, those of epoch 0."""
 
     @abstractmethod
     def in_epoch(self, epoch: int) -> Sequence[Encoded]:
-        """Return the rows of an epoch, counted from 0: as many, each as long, and the same however often asked for."""
+        """Return the rows of an epoch, counted from 0: as many, and the same however often asked for.
+
+        Each is as long as in epoch 0, unless they are `EncodedRows`, which know their lengths.
+        """
 
 
 @dataclass(frozen=True)
