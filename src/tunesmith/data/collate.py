@@ -20,10 +20,7 @@ class VaryingRows(Sequence[Encoded]):
 
     @abstractmethod
     def in_epoch(self, epoch: int) -> Sequence[Encoded]:
-        """Return the rows of an epoch, counted from 0: as many, and the same however often asked for.
-
-        Each is as long as in epoch 0, unless they are `EncodedRows`, which know their lengths.
-        """
+        """Return the rows of an epoch, counted from 0: as many, and the same however often asked for."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,12 @@ from tunesmith.core.records import Example
 from tunesmith.data.task import Task
 
 Texts = list[list[str]]
-_NEEDS = {"classification": "one field", "entailment": "two fields", "similarity": "two fields", "choice": "a context and answers"}
+_NEEDS = {
+    "classification": "one field",
+    "entailment": "two fields",
+    "similarity": "two fields",
+    "choice": "a context and answers",
+}
 
 
 @dataclass(frozen=True)

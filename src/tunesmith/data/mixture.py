@@ -10,7 +10,7 @@ all tasks alike.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, overload
 
 import numpy as np
@@ -25,7 +25,9 @@ from tunesmith.data.encoded_rows import EncodedRows
 Rule = Literal["proportional", "equal"] | Mapping[str, float]
 
 
-def rates(sizes: Mapping[str, int], rule: Rule = "proportional", cap: int | None = None, temperature: float = 1.0) -> dict[str, float]:
+def rates(
+    sizes: Mapping[str, int], rule: Rule = "proportional", cap: int | None = None, temperature: float = 1.0
+) -> dict[str, float]:
     """Return how large a share of the rows drawn is each task's; they add up to 1.
 
     Args:

@@ -60,8 +60,10 @@ class TaskFile(Config):
     patterns: list[str] = []
     """cloze prompts for masked language models: text with {field} slots and {answer} anywhere; absent = the template and a
     full stop"""
-    inputs: dict[Literal["classification", "entailment", "similarity", "choice"], list[str]] | None = Field(None, min_length=1, max_length=1)
-    """which fields a classifier on a decoder compares, for example {entailment: [premise, hypothesis]}, {choice: [context, answers]}"""
+    inputs: dict[Literal["classification", "entailment", "similarity", "choice"], list[str]] | None = Field(
+        None, min_length=1, max_length=1
+    )
+    """which fields a classifier on a decoder compares: {entailment: [premise, hypothesis]}, {choice: [context, answers]}, ..."""
     choices: dict[str, list[str]] | list[str] | Literal["labels"] | None = None
     """label -> words that stand for it; a list = labels that are their own word; "labels" = those found in train;
     absent = the answer is free text (generation)"""

@@ -17,8 +17,10 @@ from tunesmith.core.progress import Progress
 from tunesmith.models import toy
 from tunesmith.models.lm_loss import Objective
 from tunesmith.models.load import LM, choose_dtype, identity_of, open_folder
+from tunesmith.models.new_tokens import add_tokens
 
 _TOKENS = 4096
+_SENTINELS = [f"<extra_id_{i}>" for i in range(100)]
 
 
 def load_seq2seq(name: str, dtype: str = "fp32") -> LM:
@@ -40,7 +42,8 @@ def load_seq2seq(name: str, dtype: str = "fp32") -> LM:
     start = model.config.is_encoder_decoder and model.generation_config.decoder_start_token_id
     if not model.config.is_encoder_decoder or start is None or tokenizer.eos_token_id is None:
         raise UserError(
-            f"'{name}' is not an encoder-decoder", "Use a model of T5's kind: toy-t5, a directory or hub id such as google/flan-t5-small."
+            f"'{name}' is not an encoder-decoder",
+            "Use a model of T5's kind: toy-t5, a directory or hub id such as google/flan-t5-small.",
         )
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     lm = LM(model.to(device=place, dtype=precision).eval(), tokenizer, name, identity)
@@ -63,10 +66,21 @@ def _weights(name: str, folder: str, precision: torch.dtype) -> Any:
         raise UserError(f"'{name}' cannot be loaded as an encoder-decoder: {str(error).splitlines()[0]}") from error
     if lacking := sorted(info["missing_keys"]):
         raise UserError(
-            f"'{name}' lacks {len(lacking)} of the weights of an encoder-decoder, {lacking[0]} for one; they would be random numbers",
+            f"'{name}' lacks {len(lacking)} weights of an encoder-decoder, {lacking[0]} for one; they would be random numbers",
             "Use a model that was trained to write text from text.",
         )
     return model
+
+
+def sentinels_of(lm: LM) -> tuple[int, ...]:
+    """Return the ids of T5's sentinels, <extra_id_0> first; a model that has none gets 100, and has to be trained to use them.
+
+    Raises:
+        UserError: its vocabulary cannot be extended.
+    """
+    known = lm.tokenizer.get_vocab()
+    there = [token for token in _SENTINELS if token in known]
+    return add_tokens(lm, there or _SENTINELS, whole=True).ids
 
 
 def summed_loss(

@@ -65,7 +65,9 @@ class GPT:
         names = ["score"] if choice else list(inputs.labels)
         model.config.id2label, model.config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
         # Where transformers' own classifiers look for the last token.
-        model.config.pad_token_id = lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else lm.tokenizer.eos_token_id
+        model.config.pad_token_id = (
+            lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else lm.tokenizer.eos_token_id
+        )
         return cls(lm, task, inputs, added.ids, ("score", *added.modules))
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:

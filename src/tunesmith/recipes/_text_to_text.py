@@ -119,7 +119,7 @@ class TextTask:
         return str(self.lm.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def read(self, said: str) -> tuple[str, bool]:
-        """Turn what was said into an answer, and whether it is one: a label's word, exactly, or a number; otherwise it is wrong."""
+        """Turn what was said into an answer and whether it is one: exactly a label's word, or a number; all else is wrong."""
         if self.task.verbalizer:
             found = [label for label, words in self.task.verbalizer.words.items() if said == words[0].strip()]
             return (found[0], True) if found else ("", False)

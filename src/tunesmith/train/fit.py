@@ -20,7 +20,7 @@ from tunesmith.core.records import Encoded
 from tunesmith.core.runs import Run
 from tunesmith.core.seeds import derive
 from tunesmith.data.collate import VaryingRows, epoch_order
-from tunesmith.data.encoded_rows import EncodedRows, lengths_of
+from tunesmith.data.encoded_rows import lengths_of
 from tunesmith.train import checkpoint
 from tunesmith.train.engines.local import LossOf, current
 from tunesmith.train.parameters import FitParameters
@@ -129,7 +129,7 @@ class _Plan:
         epoch, index = divmod(step, self._per_epoch)
         rows = self.data.in_epoch(epoch) if isinstance(self.data, VaryingRows) else self.data
         if self._order[0] != epoch:
-            lengths = lengths_of(rows) if isinstance(rows, EncodedRows) else self._lengths
+            lengths = lengths_of(rows) if isinstance(self.data, VaryingRows) else self._lengths
             self._order = epoch, epoch_order(lengths, self._rows_per_step, self.seed, epoch)
         return [rows[i] for i in self._order[1][index]]
 

@@ -1,4 +1,4 @@
-"""Text to text: an encoder-decoder reads "task field: text" and writes the answer; many tasks in one mixture (Raffel et al. 2020)."""
+"""Text to text: an encoder-decoder reads a task's name and text and writes the answer; many tasks at once (Raffel 2020)."""
 
 from __future__ import annotations
 
