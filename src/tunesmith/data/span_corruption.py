@@ -2,7 +2,8 @@
 
 Of n tokens, round(0.15 n) are hidden in round(hidden / 3) spans; the lengths of the spans, and of what is left between them, are
 drawn uniformly among all that add up. The source is the rest with a sentinel for each span; the target is, span after span, its
-sentinel and what it hid. The first token is never hidden, as in the authors' code, so a target ends with a hidden token.
+sentinel and what it hid. Counts are those of the authors' code, places are not: there a row always begins with a token that is
+kept and ends with one that is hidden, so that a row with a single span, as short ones have, would lose its end every time.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class SpanCorruption:
                 f"{row.example_id}: {len(row.ids)} tokens need {spans} sentinels, and this model has {len(self.sentinels)}",
                 "Set a smaller --max_length, or a larger --span_length.",
             )
-        kept, gaps = _parts(len(row.ids) - hidden, spans, random), _parts(hidden, spans, random)
+        # Before the first span and after the last there may be nothing; between two there is at least one token.
+        kept, gaps = _parts(len(row.ids) - hidden + 2, spans + 1, random), _parts(hidden, spans, random)
+        kept[[0, -1]] -= 1
         source: list[int] = []
         target: list[int] = []
         at = 0
@@ -63,7 +66,7 @@ class SpanCorruption:
             source += [*row.ids[at : at + left], sentinel]
             target += [sentinel, *row.ids[at + left : at + left + gap]]
             at += left + gap
-        source.append(self.end)
+        source += [*row.ids[at:], self.end]
         target.append(self.end)
         return Encoded((*source, *target), (False,) * len(source) + (True,) * len(target), row.example_id)
 

@@ -56,24 +56,23 @@ def add_tokens(lm: LM, tokens: Sequence[str], whole: bool) -> Added:
     first = len(lm.tokenizer)
     lm.tokenizer.add_tokens(list(tokens), special_tokens=True)
     ids = tuple(range(first, first + len(tokens)))
-    if whole:
-        _grow(lm.model, ids)
-        return Added(ids)
     tied = head.weight is table.weight
     rows = _rows(len(tokens), table.weight)
+    of_head = rows if tied else _rows(len(tokens), head.weight)
+    if whole:
+        _grow(lm.model, ids, rows, of_head)
+        return Added(ids)
     lm.model.set_input_embeddings(TableAndRows(table.weight, first, rows))
-    lm.model.set_output_embeddings(HeadAndRows(head.weight, first, rows if tied else _rows(len(tokens), head.weight)))
-    modules = [name for name, module in lm.model.named_modules() if module in (rows, lm.model.get_output_embeddings().new)]
-    return Added(ids, tuple(modules))
+    lm.model.set_output_embeddings(HeadAndRows(head.weight, first, of_head))
+    return Added(ids, tuple(name for name, module in lm.model.named_modules() if module in (rows, of_head)))
 
 
-def _grow(model: Any, ids: tuple[int, ...]) -> None:
+def _grow(model: Any, ids: tuple[int, ...], rows: nn.Embedding, of_head: nn.Embedding) -> None:
     size = max(ids[-1] + 1, model.get_input_embeddings().num_embeddings)
     model.resize_token_embeddings(size, mean_resizing=False)
-    tables = {id(t): t for t in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
     with torch.no_grad():
-        for table in tables.values():
-            table[list(ids)] = _rows(len(ids), table).weight
+        model.get_output_embeddings().weight[list(ids)] = of_head.weight
+        model.get_input_embeddings().weight[list(ids)] = rows.weight
 
 
 def _rows(count: int, like: torch.Tensor) -> nn.Embedding:
