@@ -14,8 +14,8 @@ from tunesmith.core.runs import read_metrics
 from tunesmith.objectives import causal_lm
 from tunesmith.recipes import _text_to_text
 from tunesmith.recipes._text_to_text import TextTask, rounded
+from tunesmith.recipes._text_to_text_config import Parameters
 from tunesmith.recipes._tune_config import Config
-from tunesmith.recipes.tunings.text_to_text import Parameters
 
 TOY = ["--objective", "text-to-text", "--threads", "1", "--batch_size", "8", "--learning_rate", "3e-3", "--evaluations", "1"]
 

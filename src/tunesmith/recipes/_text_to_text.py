@@ -25,8 +25,8 @@ from tunesmith.models.load import LM
 from tunesmith.models.seq2seq import greedy, summed_loss
 from tunesmith.recipes._rows import Rows, within
 from tunesmith.recipes._tested import Tested, tested
+from tunesmith.recipes._text_to_text_config import Parameters
 from tunesmith.recipes._tune_config import Config
-from tunesmith.recipes.tunings.text_to_text import Parameters
 from tunesmith.train.engines.local import LossOf
 from tunesmith.train.fit import Validation
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
-
-from tunesmith.core.config import Config
+from tunesmith.recipes._text_to_text_config import Parameters
 
 if TYPE_CHECKING:
     from tunesmith.recipes import _tune_config
@@ -15,28 +13,6 @@ if TYPE_CHECKING:
 # As published: a constant rate of 1e-3, but with AdamW (the paper has Adafactor). No embedded model is a T5 that was pre-trained.
 DEFAULTS: dict[str, Any] = {"model": "toy-t5", "peft": {"name": "full"}, "schedule": "constant", "dtype": "fp32"}
 LEARNING_RATES = {"full": 1e-3}
-
-
-class Parameters(Config):
-    """What text-to-text training can be told; data names one task, or several separated by commas."""
-
-    reads: Literal["fields", "template"] = "fields"
-    """what the encoder reads: the task's name and its fields ("movies text: ..."), as T5 did, or the task's template"""
-    step: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """answers that are numbers are said rounded to multiples of this; 0.2 for STS-B; absent = said as they stand"""
-    mixing: Literal["proportional", "equal"] | dict[str, float] = "proportional"
-    """how often each of several tasks comes: as its rows (proportional), as all others (equal), or by weights, {a: 3, b: 1}"""
-    cap: int | None = Field(None, ge=1)
-    """K: a task with more rows counts as one with so many, and an epoch has so many of it"""
-    temperature: float = Field(1.0, ge=1, allow_inf_nan=False)
-    """T: rates are raised to the power 1 / T, after the cap; 1 = proportional, larger = more alike"""
-
-    @model_validator(mode="after")
-    def _proportional_only(self) -> Self:
-        given = sorted({"cap", "temperature"} & self.model_fields_set)
-        if given and self.mixing != "proportional":
-            raise ValueError(f"{', '.join(given)} belongs to mixing: proportional")
-        return self
 
 
 def supervise(config: _tune_config.Config, parameters: Parameters) -> Supervised:
