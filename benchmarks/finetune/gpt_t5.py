@@ -46,7 +46,7 @@ T5 = {
 }
 T5_SHARED = [
     *("--objective", "text-to-text", "--model", "toy-t5", "--peft", "full", "--learning_rate", "3e-3", "--warmup", "0.05"),
-    *("--validation_rows", "40", "--test_rows", "200", "--evaluations", "8", "--patience", "8", "--max_steps", "480"),
+    *("--validation_rows", "24", "--test_rows", "100", "--evaluations", "8", "--patience", "8", "--max_steps", "320"),
 ]
 
 
