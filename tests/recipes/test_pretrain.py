@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +261,81 @@ def test_settings_that_do_not_fit_are_refused(capsys: pytest.CaptureFixture[str]
     assert (code, "whole_words needs --objective mlm" in report["error"]) == (2, True)
     code, report, _ = run(capsys, "notes.txt", *TOY, "--max_length", "513")
     assert (code, "max_length = 513, and toy-bert reads at most 512 tokens" in report["error"]) == (2, True), report
+
+
+def test_span_corruption_teaches_an_encoder_decoder(capsys: pytest.CaptureFixture[str]) -> None:
+    texts()
+    words = ["notes.txt", *TOY, "--model", "toy-t5", "--objective", "span", "--epochs", "6", "--learning_rate", "3e-3"]
+    code, report, err = run(capsys, *words, "--run_dir", "run")
+    assert code == 0, err
+    source = report["sources"]["notes.txt"]
+    assert source["in_domain"]
+    assert source["perplexity_before"] > 200
+    assert source["perplexity_after"] < source["perplexity_before"] / 3
+    # What is saved has the sentinels, and is a T5 that text-to-text training begins with.
+    from tunesmith.models.seq2seq import load_seq2seq
+
+    lm = load_seq2seq("run/model")
+    assert lm.tokenizer.convert_tokens_to_ids("<extra_id_0>") == 262
+    assert lm.model.get_input_embeddings().num_embeddings == 362
+
+
+@pytest.mark.parametrize(("objective", "model"), [("clm", "toy-llama"), ("mlm", "toy-bert"), ("span", "toy-t5")])
+def test_general_text_is_replayed_and_other_text_only_measured(
+    objective: str, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts()
+    texts("general.txt", 30)
+    Path("other.txt").write_text("one\n\ntwo of them\n\nthree here\n", encoding="utf-8")
+    words = ["notes.txt", *TOY, "--model", model, "--objective", objective, "--replay", "0.25", "--replay_from", "general.txt"]
+    code, report, err = run(capsys, *words, "--out_of_domain", "other.txt", "--run_dir", "run")
+    assert code == 0, err
+    # An epoch is one pass over 54 documents of the domain, and 18 of 72 rows are general text.
+    assert report["steps"] == 72 // 4
+    found = {name: (s["in_domain"], s["documents"], s["held_out"]) for name, s in report["sources"].items()}
+    assert found == {"notes.txt": (True, 54, 6), "general.txt": (False, 27, 3), "other.txt": (False, 0, 3)}
+    ready = _pretraining.ready(
+        Config(
+            data="notes.txt", model=model, objective=objective, max_length=48, held_out=6, dtype="fp32", threads=1,
+            replay=0.25, replay_from="general.txt",
+        )
+    )  # fmt: skip
+    replayed = [row.example_id.startswith("general") for row in ready.training.data]
+    assert (len(replayed), sum(replayed)) == (72, 18)
+
+
+@pytest.mark.parametrize(("objective", "model"), [("clm", "toy-llama"), ("span", "toy-t5")])
+def test_documents_of_a_batch_do_not_see_each_other(objective: str, model: str) -> None:
+    from tunesmith.data.collate import collate
+
+    texts()
+    config = Config(data="notes.txt", model=model, objective=objective, max_length=48, held_out=6, dtype="fp32", threads=1)
+    ready = _pretraining.ready(config)
+    ready.lm.model.eval()
+    rows = [ready.training.data[i] for i in range(3)]
+    with torch.no_grad():
+        apart = sum(float(ready.training.loss_of(collate([row]))[0]) for row in rows)
+        together = float(ready.training.loss_of(collate(rows))[0])
+        # The control: end to end as one row, the later ones do see the earlier ones.
+        ids, mask = (tuple(x for row in rows for x in getattr(row, key)) for key in ("ids", "loss_mask"))
+        joined = float(ready.training.loss_of(collate([replace(rows[0], ids=ids, loss_mask=mask)]))[0])
+    assert together == pytest.approx(apart, abs=1e-2)
+    assert abs(joined - apart) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--replay_from", "general.txt"], "replay_from needs --replay"),
+        (["--replay", "0.1", "--replay_from", "notes.txt"], "'notes.txt' is the data itself"),
+        (["--replay", "0.1", "--learn", "both"], "replay is of texts: it goes with --learn text"),
+        (["--span_length", "2"], "span_length needs --objective span"),
+        (["--out_of_domain", "gone.txt"], "there is no file 'gone.txt'"),
+        (["--objective", "span", "--model", "toy-llama"], "'toy-llama' is not an encoder-decoder"),
+    ],
+)
+def test_replay_and_spans_that_do_not_fit_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    texts()
+    code, report, _ = run(capsys, "notes.txt", *TOY, *words)
+    assert (code, message in report["error"]) == (2, True), report["error"]
+    assert not Path("runs").exists()

@@ -15,7 +15,8 @@ class Config(Remedies):
     """Settings of `tunesmith tune`, beside those of training itself."""
 
     data: str
-    """a task (name or YAML), or a file of messages, prompt/completion, Alpaca, ShareGPT or text/label rows"""
+    """a task (name or YAML), or a file of messages, prompt/completion, Alpaca, ShareGPT or text/label rows; for text-to-text
+    also several tasks, separated by commas"""
     model: str | None = None
     """embedded name, local directory or hub id; absent = the objective's own: smollm2, or minilm for encoders"""
     adapter: str | None = None
@@ -24,8 +25,8 @@ class Config(Remedies):
     """what is trained, with its own parameters (--peft lora --peft.rank 8); absent = the objective's own: lora, or full for
     encoders"""
     objective: str | dict[str, Any] = "causal-lm"
-    """what is learned, with its own parameters: causal-lm (decoders); classification, regression, multi-label,
-    token-classification, span (encoders)"""
+    """what is learned, with its own parameters: causal-lm, gpt-classification (decoders); classification, regression,
+    multi-label, token-classification, span (encoders); text-to-text (encoder-decoders)"""
     max_length: int = Field(1024, ge=2)
     """longest row in tokens; longer ones stop the run or are dropped, never cut"""
     over_long: Literal["stop", "drop"] = "stop"

@@ -31,6 +31,7 @@ EXAMPLES = (
     "tunesmith tune rows.jsonl",
     "tunesmith tune movies --peft lora --peft.rank 8",
     "tunesmith tune rows.jsonl --peft full --epochs 2",
+    "tunesmith tune movies --objective gpt-classification --objective.lm_weight 0.5",
 )
 
 

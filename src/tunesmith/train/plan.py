@@ -230,10 +230,11 @@ def _sample(data: Sequence[Encoded], tokens: int) -> Encoded:
     ids = [i for e in rows for i in e.ids][:tokens]
     ids = (ids * (tokens // len(ids) + 1))[:tokens]
     first = rows[0]
-    if (
-        given and first.loss_mask[0] and sum(first.loss_mask) == 1
-    ):  # of the row as a whole: a class, a number, or two places in it
-        return Encoded(tuple(ids), tuple(i == 0 for i in range(tokens)), "sample", tuple(0 * t for t in first.targets or ()))
+    texts = sum(first.loss_mask)
+    if given and first.loss_mask[0] and (texts == 1 or len(first.targets or ()) != texts):
+        # Of the row as a whole, which may be several texts: a class, a number, or two places in it.
+        begins = {i * tokens // texts for i in range(texts)}
+        return Encoded(tuple(ids), tuple(i in begins for i in range(tokens)), "sample", tuple(0 * t for t in first.targets or ()))
     wanted = max(round(tokens * counted / total), 1)
     targets = tuple((given * (wanted // len(given) + 1))[:wanted]) if given else None
     return Encoded(tuple(ids), tuple(i >= tokens - wanted for i in range(tokens)), "sample", targets)
