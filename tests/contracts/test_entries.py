@@ -35,6 +35,7 @@ REQUIRED = {
     "train/trackers": ("Writer",),
     "recipes/routes": (),
     "recipes/baselines": (),
+    "recipes/tunings": ("Parameters", "DEFAULTS", "LEARNING_RATES", "supervise"),
     "recipes": ("Config", "run"),
 }
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,14 @@ def test_memory_does_not_grow_with_tokens() -> None:
 def test_a_row_number_is_any_integer() -> None:
     rows: Any = EncodedRows(ROWS)
     assert rows[rows.lengths.argmax()] == ROWS[2]
+
+
+@pytest.mark.parametrize("targets", [(3,), (), (7, -1, 12), (0.25, -4.0), None])
+def test_targets_that_are_not_tokens_come_back(targets: tuple[Any, ...] | None) -> None:
+    row = Encoded((5, 6, 7), (True, False, False), "rows.jsonl:1", targets)
+    other = replace(row, targets=(*targets, type(targets[0])(9)) if targets else (1,))
+    kept = EncodedRows([row, other])
+    assert [kept[0], kept[1]] == [row, other]
+    assert [type(t) for t in kept[0].targets or ()] == [type(t) for t in targets or ()]
+    assert kept.select([1])[0] == other
+    assert kept.fingerprint() != EncodedRows([row, row]).fingerprint()

@@ -69,7 +69,7 @@ def reported(capsys: pytest.CaptureFixture[str], *words: str) -> Row:
 
 DOCUMENTED = {
     "status", "run_dir", "artefact", "seconds", "wall_seconds", "peak_memory_gb", "tokens", "tokens_per_second",
-    "supervised_tokens", "trained_parameters", "steps", "final_loss", "validation", "warnings",
+    "supervised_tokens", "trained_parameters", "steps", "final_loss", "validation", "test", "warnings",
 }  # fmt: skip
 
 
@@ -84,8 +84,11 @@ def test_every_usual_file_trains(convention: str, capsys: pytest.CaptureFixture[
     assert report["validation"] is not None
     run_dir = Path(report["run_dir"])
     assert {p.name for p in run_dir.iterdir()} == {
-        "MANIFEST.json", "adapter", "checkpoints", "metrics.jsonl", "report.html", "report.json", "run.json"
+        "MANIFEST.json", "adapter", "checkpoints", "metrics.jsonl", "report.html", "report.json", "run.json",
+        *(["predictions.jsonl"] if convention == "text_label" else []),
     }  # fmt: skip
+    # Rows of texts and labels are a task, a part of which is the test; of other files nothing but the loss is measured.
+    assert [r["metric"] for r in report["test"]] == (["accuracy", "macro_f1"] if convention == "text_label" else [])
     assert json.loads((run_dir / "report.json").read_text()) == report
     assert verify_manifest(run_dir) == verify_manifest(run_dir / "adapter") == ""
 

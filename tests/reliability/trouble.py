@@ -6,8 +6,9 @@ import errno
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -62,9 +63,9 @@ def poisoned(fit: Callable[..., Any], where: str, at: int, value: float) -> Call
     """Wrap `fit` so that a number which is not finite appears at the `at`-th loss: in "data", "loss", "gradient" or "weight"."""
     import torch
 
-    def ill(loss_of: Callable[..., Any], parameters: Mapping[str, Any], data: Any, *rest: Any, **named: Any) -> Any:
-        made = 0
-        victim = next(iter(parameters.values()))
+    def ill(training: Any, *rest: Any, **named: Any) -> Any:
+        made, loss_of, data = 0, training.loss_of, training.data
+        victim = next(iter(training.parameters.values()))
 
         def loss(batch: Any) -> Any:
             nonlocal made
@@ -80,7 +81,7 @@ def poisoned(fit: Callable[..., Any], where: str, at: int, value: float) -> Call
 
         if where == "gradient":
             victim.register_hook(lambda gradient: gradient * value if made == at else gradient)
-        return fit(loss, parameters, data, *rest, **named)
+        return fit(replace(training, loss_of=loss), *rest, **named)
 
     return ill
 
@@ -111,8 +112,8 @@ def filled(fit: Callable[..., Any], how: str, first: int, last: int, die: bool) 
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         ballast.unlink(missing_ok=True)
 
-    def full(loss_of: Callable[..., Any], *rest: Any, **named: Any) -> Any:
-        made = 0
+    def full(training: Any, *rest: Any, **named: Any) -> Any:
+        made, loss_of = 0, training.loss_of
 
         def loss(batch: Any) -> Any:
             nonlocal made
@@ -123,7 +124,7 @@ def filled(fit: Callable[..., Any], how: str, first: int, last: int, die: bool) 
                 free()
             return loss_of(batch)
 
-        return fit(loss, *rest, **named)
+        return fit(replace(training, loss_of=loss), *rest, **named)
 
     return full
 

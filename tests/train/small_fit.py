@@ -13,6 +13,7 @@ from tunesmith.models.lm_loss import summed_loss
 from tunesmith.models.load import LM, load
 from tunesmith.objectives import causal_lm
 from tunesmith.peft import full, lora
+from tunesmith.train import training as train
 from tunesmith.train.fit import Fitted, Validation, fit
 from tunesmith.train.parameters import FitParameters
 
@@ -57,7 +58,7 @@ class Training:
         """Train, or go on with what the folder holds."""
         run = Run(self.folder, {"test": 1}, {})
         validation = Validation(evaluate, "eval_accuracy", larger_is_better=True) if evaluate else None
-        return fit(self.loss, self.parameters, data or rows(), self.how, run, seed, validation)
+        return fit(train.Training(self.loss, self.parameters, data or rows(), self.how, seed), run, validation)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """A copy of the trained parameters."""

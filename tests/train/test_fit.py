@@ -14,6 +14,7 @@ from tunesmith.core.errors import UserError, WorkFailed
 from tunesmith.core.records import Encoded
 from tunesmith.core.runs import Run
 from tunesmith.train import checkpoint
+from tunesmith.train import training as train
 from tunesmith.train.fit import fit
 from tunesmith.train.parameters import FitParameters
 
@@ -123,7 +124,7 @@ def test_the_loss_is_the_mean_over_the_tokens_of_the_whole_batch(tmp_path: Path)
         return nll, stats
 
     run = Run(tmp_path, {"test": 1}, {})
-    fitted = fit(remember, training.parameters, [few, many], training.how, run, 0)
+    fitted = fit(train.Training(remember, training.parameters, [few, many], training.how, 0), run)
     assert sorted(counts) == [2, 8]
     assert fitted.losses[0] == pytest.approx(sum(sums) / 10)
     mean_of_means = sum(s / c for s, c in zip(sums, counts, strict=True)) / 2

@@ -13,7 +13,8 @@ from tunesmith.core.errors import WorkFailed
 from tunesmith.core.records import Encoded
 from tunesmith.train import plan, search
 from tunesmith.train.parameters import FitParameters
-from tunesmith.train.rehearsal import Rehearsal, Training
+from tunesmith.train.rehearsal import Rehearsal
+from tunesmith.train.training import Training
 from tunesmith.train.update import weights
 
 METHODS = pytest.mark.parametrize(("method", "dtype"), [("lora", "fp32"), ("lora", "bf16"), ("full", "fp32"), ("full", "bf16")])

@@ -57,13 +57,13 @@ class Encoded:
         loss_mask: T booleans; True where something is predicted that counts.
         example_id: the example it came from.
         targets: what is predicted where the mask is True, in order: the masked tokens, or one class for a whole row
-            (with the mask True at its first token only). None = the tokens themselves, each from those before it.
+            or number (with the mask True at its first token only). None = the tokens themselves, each from those before it.
     """
 
     ids: tuple[int, ...]
     loss_mask: tuple[bool, ...]
     example_id: str
-    targets: tuple[int, ...] | None = None
+    targets: tuple[int, ...] | tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -89,7 +89,9 @@ ENGINES = Registry("train/engines", "engine")
 TRACKERS = Registry("train/trackers", "tracker")
 ROUTES = Registry("recipes/routes", "route")
 BASELINES = Registry("recipes/baselines", "baseline")
+TUNINGS = Registry("recipes/tunings", "objective")
 RECIPES = Registry("recipes", "command")
 ROOMS = (
-    METRICS, SOURCES, DEMONSTRATIONS, RETRIEVERS, PEFT, OBJECTIVES, CALIBRATORS, ENGINES, TRACKERS, ROUTES, BASELINES, RECIPES,
+    METRICS, SOURCES, DEMONSTRATIONS, RETRIEVERS, PEFT, OBJECTIVES, CALIBRATORS, ENGINES, TRACKERS, ROUTES, BASELINES, TUNINGS,
+    RECIPES,
 )  # fmt: skip

@@ -24,10 +24,11 @@ _BUFFER = 1 << 20
 class EncodedRows(Sequence[Encoded]):
     """Rows in one temporary file without a name, which the operating system removes however the process ends.
 
-    A token takes four bytes: its id, and whether it is a target in the highest bit.
+    A token takes four bytes: its id, and whether something is predicted there in the highest bit. A target that is not the
+    row's own token takes eight more.
 
     Args:
-        rows: read once, one after the other; their targets are their own tokens.
+        rows: read once, one after the other; the targets of all are whole numbers, or those of all are not.
 
     Raises:
         WorkFailed: the disk is full.
@@ -35,27 +36,32 @@ class EncodedRows(Sequence[Encoded]):
 
     def __init__(self, rows: Iterable[Encoded]) -> None:
         self._disk = _Disk()
-        starts, lengths, names = array("Q"), array("I"), array("H")
-        position = 0
+        starts, lengths, targets, names = array("Q"), array("I"), array("I"), array("H")
+        position, self._kind = 0, np.dtype(np.int64)
         try:
             for row in rows:
                 name = row.example_id.encode()[-65_535:]
                 starts.append(position)
                 lengths.append(len(row))
+                # One more than there are, for "none" is not "the row's own tokens".
+                targets.append(0 if row.targets is None else 1 + len(row.targets))
+                self._kind = np.dtype(np.float64) if any(isinstance(t, float) for t in row.targets or ()) else self._kind
                 names.append(len(name))
                 position += self._disk.file.write(_packed(row) + name)
             self._disk.file.flush()
         except OSError as error:
             raise WorkFailed(f"the encoded rows cannot be kept on disk: {error}", "Set TMPDIR to a folder with room.") from None
         self._starts, self._names = np.frombuffer(starts, np.uint64), np.frombuffer(names, np.uint16)
+        self._targets = np.frombuffer(targets, np.uint32)
         self.lengths: NDArray[np.int64] = np.frombuffer(lengths, np.uint32).astype(np.int64)
 
     def select(self, numbers: Sequence[int] | NDArray[Any]) -> EncodedRows:
         """Return some of the rows, in the order of their numbers; nothing is copied."""
         chosen = object.__new__(EncodedRows)
         index = np.asarray(numbers, np.int64)
-        chosen._disk = self._disk
+        chosen._disk, chosen._kind = self._disk, self._kind
         chosen._starts, chosen._names, chosen.lengths = self._starts[index], self._names[index], self.lengths[index]
+        chosen._targets = self._targets[index]
         return chosen
 
     @overload
@@ -68,17 +74,19 @@ class EncodedRows(Sequence[Encoded]):
             return [self[i] for i in range(*number.indices(len(self)))]
         if not -len(self) <= number < len(self):
             raise IndexError(number)
-        tokens = int(self.lengths[number])
-        content = os.pread(self._disk.file.fileno(), 4 * tokens + int(self._names[number]), int(self._starts[number]))
+        tokens, held = int(self.lengths[number]), int(self._targets[number])
+        middle = 4 * tokens + 8 * max(held - 1, 0)
+        content = os.pread(self._disk.file.fileno(), middle + int(self._names[number]), int(self._starts[number]))
         packed = np.frombuffer(content, np.uint32, tokens)
         ids, mask = (packed & ~np.uint32(_COUNTS)).tolist(), (packed >= _COUNTS).tolist()
-        return Encoded(tuple(ids), tuple(mask), content[4 * tokens :].decode(errors="replace"))
+        targets = tuple(np.frombuffer(content, self._kind, held - 1, 4 * tokens).tolist()) if held else None
+        return Encoded(tuple(ids), tuple(mask), content[middle:].decode(errors="replace"), targets)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def fingerprint(self) -> str:
-        """Return a hash of all ids and masks, in their order."""
+        """Return a hash of all ids, masks and targets, in their order."""
         digest = hashlib.sha256(self.lengths.tobytes())
         for row in self:
             digest.update(_packed(row))
@@ -107,5 +115,6 @@ def longest_of(rows: Sequence[Encoded], count: int) -> list[Encoded]:
 
 
 def _packed(row: Encoded) -> bytes:
-    assert row.targets is None, "targets other than a row's own tokens have no place in this file"
-    return (np.array(row.ids, np.uint32) | np.array(row.loss_mask, np.uint32) << 31).tobytes()
+    tokens = (np.array(row.ids, np.uint32) | np.array(row.loss_mask, np.uint32) << 31).tobytes()
+    targets = row.targets or ()
+    return tokens + np.array(targets, np.float64 if any(isinstance(t, float) for t in targets) else np.int64).tobytes()

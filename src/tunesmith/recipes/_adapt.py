@@ -18,11 +18,10 @@ from tunesmith.models.lm_loss import summed_loss
 from tunesmith.models.load import LM
 from tunesmith.objectives import causal_lm
 from tunesmith.peft import prompt_tuning
-from tunesmith.train.engines.local import current
+from tunesmith.train.engines.local import LossOf, current
 from tunesmith.train.fit import Fitted, Validation, fit
 from tunesmith.train.parameters import FitParameters
-from tunesmith.train.probes import check_training_data
-from tunesmith.train.rehearsal import Training
+from tunesmith.train.training import Training
 
 
 @dataclass(frozen=True)
@@ -52,27 +51,34 @@ def attach(
     data: Sequence[Encoded],
     how: FitParameters,
     seed: int,
+    loss_of: LossOf,
     attached: Mapping[str, torch.nn.Parameter] | None = None,
+    heads: Sequence[str] = (),
 ) -> Training:
-    """Attach a peft method to a model, ready to be trained on encoded rows with the language-modelling loss.
+    """Attach a peft method to a model, ready to be trained on encoded rows.
 
     Args:
         method: peft entry and its parameters.
         attached: tensors of an adapter that is on the model already and is trained further; None = a new one.
-
-    Raises:
-        UserError: the data would teach nothing or never to stop (see `train.probes`).
+        heads: names of modules that are trained whatever the method trains.
     """
     entry, parameters = method
-    check_training_data(data, lm.tokenizer, lm.stop_ids)
-    trained = attached or entry.attach(lm.model, parameters, derive(seed, "attach"))
+    trained = dict(attached or entry.attach(lm.model, parameters, derive(seed, "attach")))
+    for head in heads:
+        lm.model.get_submodule(head).requires_grad_(True)
+        trained |= {f"{head}.{name}": p for name, p in lm.model.get_submodule(head).named_parameters()}
     how = how.model_copy(update={"learning_rate": how.learning_rate or entry.LEARNING_RATE})
     lm.model.train()
+    return Training(loss_of, trained, data, how, seed)
+
+
+def language_modelling(lm: LM, activation_checkpointing: bool) -> LossOf:
+    """Return the loss of a decoder: minus log p of each token that counts, from those before it."""
 
     def loss_of(batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
-        return summed_loss(lm.model, *batch.tensors(lm.device), causal_lm.loss, how.activation_checkpointing)
+        return summed_loss(lm.model, *batch.tensors(lm.device), causal_lm.loss, activation_checkpointing)
 
-    return Training(loss_of, trained, data, how, seed)
+    return loss_of
 
 
 def train(lm: LM, training: Training, run: Run, validation: Validation | None = None) -> Adapted:
@@ -91,7 +97,7 @@ def train(lm: LM, training: Training, run: Run, validation: Validation | None = 
     if validation:
         validation = replace(validation, measure=partial(measured, validation.measure))
     divided, loss_of = current().divide(lm.model, training.parameters, training.loss_of)
-    how = training.how
-    fitted = fit(loss_of, divided, training.data, how, run, training.seed, validation)
+    fitted = fit(replace(training, parameters=divided, loss_of=loss_of), run, validation)
     lm.model.eval()
-    return Adapted(fitted, sum(p.numel() for p in training.parameters.values()), how.learning_rate or 0.0)
+    trained = sum(p.numel() for p in training.parameters.values())
+    return Adapted(fitted, trained, training.how.learning_rate or 0.0)

@@ -16,6 +16,8 @@ from tunesmith.core.runs import Run
 from tunesmith.core.seeds import derive
 from tunesmith.data.collate import Batch, micro_batches
 from tunesmith.data.task import Task
+from tunesmith.evaluate.answer import hash_of_ids
+from tunesmith.evaluate.results import Prediction
 from tunesmith.models.encoder import Head, load_encoder
 from tunesmith.models.load import LM
 from tunesmith.objectives import classification
@@ -25,7 +27,7 @@ from tunesmith.recipes._memory import require_memory
 from tunesmith.train.engines.local import LossOf
 from tunesmith.train.fit import Validation
 from tunesmith.train.parameters import FitParameters
-from tunesmith.train.rehearsal import Training
+from tunesmith.train.training import Training
 
 _TOKENS_AT_ONCE = 4096
 
@@ -132,23 +134,51 @@ def steps_for(shop: Workshop, rows: int, epochs: float, least: int, learning_rat
     return how.model_copy(update={"max_steps": min(steps, how.max_steps or steps), "learning_rate": learning_rate})
 
 
+def class_loss(lm: LM, activation_checkpointing: bool) -> LossOf:
+    """Return the loss of a classifier."""
+    if activation_checkpointing:
+        lm.model.activation_checkpointing_enable({"use_reentrant": False})
+
+    def loss_of(batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        assert batch.targets is not None
+        return classification.loss(class_logits(lm, batch), batch.targets.to(lm.device))
+
+    return loss_of
+
+
+def validation_of(lm: LM, held_out: Sequence[Encoded]) -> Validation | None:
+    """Measure a classifier's accuracy on rows; None without any."""
+
+    def accuracy() -> float:
+        predicted = in_order(lambda batch: class_logits(lm, batch), held_out).argmax(-1)
+        return float((predicted == torch.tensor([row.targets for row in held_out])[:, 0]).float().mean())
+
+    return Validation(accuracy, "eval_accuracy", larger_is_better=True) if held_out else None
+
+
+def answer(task: Task, lm: LM, items: Sequence[Example]) -> list[Prediction]:
+    """Answer items with a classifier; scores are log-probabilities, nats."""
+    assert task.verbalizer is not None
+    rows = encode(task, lm, items)
+    scores = in_order(lambda batch: class_logits(lm, batch), rows, "test").log_softmax(-1)
+    labels = task.verbalizer.labels
+    return [
+        Prediction(
+            item.id, item.where, text_of(task, item), text_of(task, item), hash_of_ids(row.ids),
+            dict(zip(labels, logits.tolist(), strict=True)), labels[int(logits.argmax())], task.gold(item),
+        )
+        for item, row, logits in zip(items, rows, scores, strict=True)
+    ]  # fmt: skip
+
+
 def fine_tune(lm: LM, rows: Sequence[Encoded], held_out: Sequence[Encoded], how: FitParameters, run: Run, seed: int) -> Cost:
     """Fine-tune a classifier on labelled rows; the weights with the best accuracy on held-out rows stay, where there are any.
 
     Raises:
         UserError: it cannot fit into memory.
     """
-
-    def loss_of(batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
-        assert batch.targets is not None
-        return classification.loss(class_logits(lm, batch), batch.targets.to(lm.device))
-
-    def accuracy() -> float:
-        predicted = in_order(lambda batch: class_logits(lm, batch), held_out).argmax(-1)
-        return float((predicted == torch.tensor([row.targets for row in held_out])[:, 0]).float().mean())
-
-    validation = Validation(accuracy, "eval_accuracy", larger_is_better=True) if held_out else None
-    training = training_of(lm, loss_of, rows, how, seed)
+    validation = validation_of(lm, held_out)
+    training = training_of(lm, class_loss(lm, how.activation_checkpointing), rows, how, seed)
     require_memory(training, validation is not None)
     return fit_encoder(lm, training, run, validation)
 

@@ -5,24 +5,20 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tunesmith.core.errors import UserError, unknown
-from tunesmith.core.registry import METRICS
-from tunesmith.core.seeds import derive
 from tunesmith.data.prompts import Prompts
 from tunesmith.data.task import load_task
 from tunesmith.evaluate.answer import Asker
 from tunesmith.models.load import LM
 from tunesmith.recipes._eval_config import Config
-from tunesmith.stats.bootstrap import interval, resample_counts
+from tunesmith.recipes._tested import tested
 
 # A row of the report: task, metric, value, low, high, n.
 Results = list[dict[str, Any]]
 Evaluate = Callable[[LM], tuple[Results, list[dict[str, Any]], list[str]]]
-_RESAMPLES = 10_000
 _LM_EVAL_RESAMPLES = 1_000
 _NORMAL = 1.959964
 # Of lm-eval's own command: the examples that published numbers were made with.
@@ -41,15 +37,8 @@ def own_task(config: Config) -> Evaluate:
     def evaluate(lm: LM) -> tuple[Results, list[dict[str, Any]], list[str]]:
         asker = Asker(lm, Prompts(task, lm.tokenizer), trained=config.adapter is not None)
         predictions = asker.ask(items, title=f"asking {config.model}").predictions
-        gold, answers = [p.gold for p in predictions], [p.predicted for p in predictions]
-        weights = resample_counts(len(items), _RESAMPLES, derive(config.seed, "bootstrap"))
-        results = []
-        for name in task.metrics:
-            metric = METRICS.get(name).evaluate
-            low, high = interval(metric(gold, answers, weights))
-            value = float(metric(gold, answers))
-            results.append({"task": task.name, "metric": name, "value": value, "low": low, "high": high, "n": len(items)})
-        return results, [{**asdict(p), "correct": p.correct} for p in predictions], task.splits.warnings
+        found = tested(task.name, task.metrics, predictions, config.seed)
+        return found.results, found.predictions, task.splits.warnings
 
     return evaluate
 

@@ -10,7 +10,7 @@ import torch
 from tunesmith.core.errors import UserError
 from tunesmith.data.encoded_rows import lengths_of
 from tunesmith.train.plan import Memory, count_memory, limit_gb, measure_peak_gb, tokens_at_once
-from tunesmith.train.rehearsal import Training
+from tunesmith.train.training import Training
 
 _SETTINGS = ("tokens_per_micro_batch", "peft", "max_length")
 _SMALLEST, _LORA_RANK = 64, 16

@@ -24,7 +24,7 @@ from tunesmith.recipes._models import load, quiet_libraries, use_threads
 from tunesmith.recipes._pretrain_config import Config
 from tunesmith.recipes._pretrain_rows import Corpus, read_corpus
 from tunesmith.train.engines.local import LossOf
-from tunesmith.train.rehearsal import Training
+from tunesmith.train.training import Training
 
 # A new head on a small encoder needs far more than the 5e-5 of fine-tuning.
 _MLM_LEARNING_RATE = 5e-4

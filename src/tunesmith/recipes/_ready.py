@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from tunesmith.core.registry import PEFT
+from tunesmith.core.registry import PEFT, TUNINGS
 from tunesmith.models.load import LM
 from tunesmith.recipes._adapt import attach, with_answers
-from tunesmith.recipes._models import load_attached, quiet_libraries, use_threads
-from tunesmith.recipes._rows import Rows, read_rows
+from tunesmith.recipes._models import quiet_libraries, use_threads
+from tunesmith.recipes._rows import Rows
+from tunesmith.recipes._supervised import Supervised
 from tunesmith.recipes._tune_config import Config
 from tunesmith.train.fit import Validation
-from tunesmith.train.rehearsal import Training
+from tunesmith.train.training import Training
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,29 @@ class Ready:
     """A training about to begin.
 
     Attributes:
+        config: the settings, those of the objective filled in.
         method: peft entry and its parameters.
-        validation: a task's accuracy, or the loss, on validation rows; None without rows.
     """
 
-    lm: LM
+    config: Config
+    supervised: Supervised
     method: tuple[ModuleType, Any]
-    rows: Rows
     training: Training
-    validation: Validation | None
+
+    @property
+    def lm(self) -> LM:
+        """The model, with what is trained on it."""
+        return self.supervised.lm
+
+    @property
+    def rows(self) -> Rows:
+        """What is learned from."""
+        return self.supervised.rows
+
+    @property
+    def validation(self) -> Validation | None:
+        """What is measured on validation rows; None without rows."""
+        return self.supervised.validation
 
     @property
     def keeps_best(self) -> bool:
@@ -50,21 +65,26 @@ def ready(config: Config) -> Ready:
     """
     quiet_libraries()
     use_threads(config.threads)
-    method = PEFT.parameters(config.peft)
-    lm, adapter = load_attached(config.model, config.adapter, config.dtype)
-    if adapter:
-        method = adapter.entry, adapter.parameters
-    rows = read_rows(config, lm)
+    config = filled_in(config)
+    objective, parameters = TUNINGS.parameters(config.objective)
+    method = PEFT.parameters(config.peft or {})
+    it: Supervised = objective.supervise(config, parameters)
+    if it.adapter:
+        method = it.adapter.entry, it.adapter.parameters
+    usual = objective.LEARNING_RATES.get(method[0].__name__.rpartition(".")[2].replace("_", "-"))
+    how = config.model_copy(update={"learning_rate": config.learning_rate or usual})
+    attached = it.adapter.trained if it.adapter else None
     training = attach(
-        lm, with_answers(method, rows.answers), rows.train, config, config.seed, adapter.trained if adapter else None
+        it.lm, with_answers(method, it.rows.answers), it.rows.train, how, config.seed, it.loss_of, attached, it.heads
     )
-    return Ready(lm, method, rows, training, _validation(lm, rows))
+    return Ready(config, it, method, training)
 
 
-def _validation(lm: LM, rows: Rows) -> Validation | None:
-    """Measure the task's accuracy, or the loss on held-out rows; nothing without such rows."""
-    from tunesmith.evaluate.loss import mean_loss
+def filled_in(config: Config) -> Config:
+    """Return the settings with the objective's own in the place of those that were not given.
 
-    if rows.validate:
-        return Validation(rows.validate, "eval_accuracy", larger_is_better=True)
-    return Validation(lambda: mean_loss(lm, rows.validation), "eval_loss", larger_is_better=False) if rows.validation else None
+    Raises:
+        UserError: an unknown objective.
+    """
+    defaults = TUNINGS.parameters(config.objective)[0].DEFAULTS
+    return config.model_copy(update={key: value for key, value in defaults.items() if key not in config.model_fields_set})

@@ -19,8 +19,9 @@ from tunesmith.core.records import BadRow, Encoded, Example, Message, Segment
 from tunesmith.data import formats
 from tunesmith.data.encoded_rows import EncodedRows, lengths_of
 from tunesmith.data.prompts import Prompts
-from tunesmith.data.task import embedded_tasks, load_task
+from tunesmith.data.task import Task, embedded_tasks, load_task
 from tunesmith.models.load import LM
+from tunesmith.recipes._tested import Tested, tested
 from tunesmith.recipes._tune_config import Config
 from tunesmith.train.probes import within_length
 
@@ -37,6 +38,7 @@ class Rows:
         fingerprint: hash of all that is learned from and chosen by.
         lengths: tokens of each row that was encoded, over-long ones too.
         answers: for a task with choices, the token ids of each answer word.
+        test: for a task with test rows, () -> how the model does on them; for files, None.
     """
 
     train: EncodedRows
@@ -46,6 +48,7 @@ class Rows:
     lengths: list[int]
     warnings: list[str]
     answers: Sequence[tuple[int, ...]] = ()
+    test: Callable[[], Tested] | None = None
 
     def describe(self) -> str:
         """Say what there is to learn from."""
@@ -60,16 +63,37 @@ def read_rows(config: Config, lm: LM) -> Rows:
         UserError: no such file or task, rows that cannot be trained on, or rows longer than max_length.
     """
     path = Path(config.data)
-    is_task = config.data in embedded_tasks() or path.suffix in (".yaml", ".yml")
-    if not is_task and not path.is_file():
-        raise (
-            unknown("task", config.data, embedded_tasks())
-            if path.suffix == ""
-            else UserError(f"there is no file '{config.data}'")
+    return _task_rows(config, lm) if _is_task(config.data) else _file_rows(config, lm, path)
+
+
+def task_of(config: Config, answers: str) -> Task:
+    """Load the task that `config.data` names, for an objective that needs one.
+
+    Args:
+        answers: what the objective predicts, for messages ("labels").
+
+    Raises:
+        UserError: no such task or file, or one without choices.
+    """
+    if not _is_task(config.data):
+        raise UserError(
+            f"{config.data} holds no texts with {answers}", "Give a task, or a file with a text and a label in each row."
         )
-    if is_task or formats.sniff(path).convention == "text_label":
-        return _task_rows(config, lm)
-    return _file_rows(config, lm, path)
+    task = load_task(config.data, skip_bad_rows=config.skip_bad_rows)
+    if task.verbalizer is None:
+        raise UserError(
+            f"the answers of task '{task.name}' are free text, not {answers}", "Name its choices, or use another objective."
+        )
+    return task
+
+
+def _is_task(data: str) -> bool:
+    path = Path(data)
+    if data in embedded_tasks() or path.suffix in (".yaml", ".yml"):
+        return True
+    if not path.is_file():
+        raise unknown("task", data, embedded_tasks()) if path.suffix == "" else UserError(f"there is no file '{data}'")
+    return formats.sniff(path).convention == "text_label"
 
 
 def _task_rows(config: Config, lm: LM) -> Rows:
@@ -83,9 +107,15 @@ def _task_rows(config: Config, lm: LM) -> Rows:
     held_out = task.splits.validation[: config.validation_rows]
     asker = Asker(lm, prompts, trained=True)
     validate = (lambda: accuracy_on(asker, held_out)) if held_out else None
+    items = task.splits.test[: config.test_rows]
+
+    def test() -> Tested:
+        return tested(task.name, task.metrics, asker.ask(items, title="test").predictions, config.seed)
+
     fingerprint = text_hash(train.fingerprint(), task.template_hash, *(e.id for e in held_out))
     warnings = [*task.splits.warnings, *warnings]
-    return Rows(train, train.select([]), validate, fingerprint, lengths_of(encoded), warnings, prompts.answers())
+    lengths = lengths_of(encoded)
+    return Rows(train, train.select([]), validate, fingerprint, lengths, warnings, prompts.answers(), test if items else None)
 
 
 def _file_rows(config: Config, lm: LM, path: Path) -> Rows:
@@ -115,6 +145,16 @@ def _draws(examples: Iterable[Example]) -> Iterator[int]:
     with Progress("reading", total=0, unit="rows") as progress:
         for example in _counting(examples, progress):
             yield int(text_hash("validation", example.id), 16)
+
+
+def within(config: Config, rows: Sequence[Encoded]) -> tuple[EncodedRows, list[int], list[str]]:
+    """Return the rows that are short enough, the lengths of all, and what to say about those left out.
+
+    Raises:
+        UserError: a row is longer than max_length, and those are not to be dropped.
+    """
+    encoded, fits, warnings = _encoded(config, rows, len(rows))
+    return encoded.select(fits.nonzero()[0]), lengths_of(encoded), warnings
 
 
 def _encoded(config: Config, rows: Iterable[Encoded], total: int) -> tuple[EncodedRows, NDArray[np.bool_], list[str]]:

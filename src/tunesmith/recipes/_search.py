@@ -11,8 +11,8 @@ from tunesmith.core.progress import say
 from tunesmith.evaluate.report.rate_test import write_rate_test
 from tunesmith.recipes._tune_config import Config
 from tunesmith.train.plan import count_memory
-from tunesmith.train.rehearsal import Training
 from tunesmith.train.search import find_batch_size, find_lr
+from tunesmith.train.training import Training
 
 
 def with_found_size(config: Config, training: Training, keeps_best: bool) -> Training:

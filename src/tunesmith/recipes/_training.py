@@ -14,11 +14,12 @@ from tunesmith.core.runs import Run
 from tunesmith.core.seeds import derive
 from tunesmith.evaluate import forgetting
 from tunesmith.evaluate.answer import accuracy_on
-from tunesmith.recipes._adapt import attach, train, with_answers
+from tunesmith.recipes._adapt import attach, language_modelling, train, with_answers
 from tunesmith.recipes._artefact import save_artefact
 from tunesmith.recipes._climb import Climbed, Workshop
 from tunesmith.recipes._memory import require_memory
 from tunesmith.train.fit import Validation
+from tunesmith.train.probes import check_training_data
 
 
 def climb_trained(shop: Workshop, title: str, method: tuple[ModuleType, Any]) -> Climbed:
@@ -37,7 +38,10 @@ def climb_trained(shop: Workshop, title: str, method: tuple[ModuleType, Any]) ->
     start = time.perf_counter()
     measure = lambda: accuracy_on(asker, shop.validation)  # noqa: E731
     validation = Validation(measure, "eval_accuracy", larger_is_better=True) if shop.validation else None
-    training = attach(shop.lm, method, data, shop.fit_parameters, derive(shop.seed, title))
+    check_training_data(data, shop.lm.tokenizer, shop.lm.stop_ids)
+    how = shop.fit_parameters
+    loss_of = language_modelling(shop.lm, how.activation_checkpointing)
+    training = attach(shop.lm, method, data, how, derive(shop.seed, title), loss_of)
     require_memory(training, validation is not None)
     adapted = train(shop.lm, training, run, validation)
     seconds = time.perf_counter() - start

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tunesmith.core.errors import unknown
+from tunesmith.core.errors import UserError, unknown
 from tunesmith.core.registry import ENGINES
 from tunesmith.train.parameters import FitParameters
 
@@ -16,13 +16,15 @@ class Config(FitParameters):
 
     data: str
     """a task (name or YAML), or a file of messages, prompt/completion, Alpaca, ShareGPT or text/label rows"""
-    model: str = "smollm2"
-    """embedded name, local directory or hub id"""
+    model: str | None = None
+    """embedded name, local directory or hub id; absent = the objective's own: smollm2, or minilm for encoders"""
     adapter: str | None = None
     """adapter directory to go on from; its method and shape are kept"""
-    peft: str | dict[str, Any] = "lora"
-    """what is trained: lora, full, prompt-tuning, prefix-tuning or p-tuning, with its own parameters (--peft.rank 8)"""
-    objective: Literal["causal_lm"] = "causal_lm"
+    peft: str | dict[str, Any] | None = None
+    """what is trained, with its own parameters (--peft lora --peft.rank 8); absent = the objective's own: lora, or full for
+    encoders"""
+    objective: str | dict[str, Any] = "causal-lm"
+    """what is learned, with its own parameters: causal-lm (decoders), classification (encoders)"""
     max_length: int = Field(1024, ge=2)
     """longest row in tokens; longer ones stop the run or are dropped, never cut"""
     over_long: Literal["stop", "drop"] = "stop"
@@ -30,6 +32,8 @@ class Config(FitParameters):
     """at most this many rows"""
     validation_rows: int = Field(200, ge=0)
     """at most this many rows for choosing the best weights; 0 = none"""
+    test_rows: int = Field(1000, ge=0)
+    """at most this many test rows of a task to answer at the end; 0 = none"""
     dtype: str = "auto"
     threads: int | None = None
     seed: int = 0
@@ -69,8 +73,19 @@ class Config(FitParameters):
     @field_validator("peft", mode="before")
     @classmethod
     def _named(cls, value: object) -> object:
-        # --peft.rank 8 by itself speaks of the default method.
+        # --peft.rank 8 by itself speaks of the most common method.
         return {"name": "lora", **value} if isinstance(value, dict) else value
+
+    @property
+    def model_name(self) -> str:
+        """The model, once the objective has filled it in.
+
+        Raises:
+            UserError: nobody named one.
+        """
+        if self.model is None:
+            raise UserError("no model is named", "Give one with --model.")
+        return self.model
 
     @model_validator(mode="after")
     def _one_method(self) -> Self:

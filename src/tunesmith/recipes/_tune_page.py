@@ -52,7 +52,7 @@ class TunePage:
         settings = self._config.model_dump(exclude=_NO_SETTINGS, exclude_defaults=True)
         made_of = {"model": inputs["model_identity"], "rows": inputs["rows"], "adapter": inputs.get("adapter_sha256")}
         report = TrainingReport(
-            data=Path(self._config.data).name, method=self._method, model=self._config.model, outcome=outcome,
+            data=Path(self._config.data).name, method=self._method, model=self._config.model or "", outcome=outcome,
             rows=read_metrics(self._folder), clip_norm=self._config.clip_norm, samples=self._samples, command=record["command"],
             provenance={
                 **record["versions"], **{key: value for key, value in made_of.items() if value}, "seed": str(self._config.seed),

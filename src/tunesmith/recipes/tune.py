@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.core.files import sha256
+from tunesmith.core.files import sha256, write_jsonl
 from tunesmith.core.memory import peak_gb
 from tunesmith.core.progress import say
 from tunesmith.core.registry import ENGINES
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tunesmith.recipes._ready import Ready
     from tunesmith.recipes._rows import Rows
     from tunesmith.recipes._tune_page import TunePage
-    from tunesmith.train.rehearsal import Training
+    from tunesmith.train.training import Training
 
 POSITIONAL = "data"
 EXAMPLES = (
@@ -38,7 +38,7 @@ def run(config: Config) -> dict[str, Any]:
 
     Returns:
         status, run_dir, artefact, seconds, wall_seconds, peak_memory_gb, tokens, tokens_per_second, supervised_tokens,
-        trained_parameters, steps, final_loss, validation, warnings.
+        trained_parameters, steps, final_loss, validation, test, warnings.
 
     Raises:
         UserError: unusable data or settings, named by file, row or key.
@@ -46,24 +46,27 @@ def run(config: Config) -> dict[str, Any]:
     """
     from tunesmith.recipes._adapt import train
     from tunesmith.recipes._artefact import save_artefact
+    from tunesmith.recipes._ready import filled_in
 
     start = time.monotonic()
-    config = config.model_copy(update={"run_dir": str(folder_of(config))})
+    config = filled_in(config).model_copy(update={"run_dir": str(folder_of(config))})
     elsewhere = ENGINES.get(config.engine).launch(train_as_worker, config.model_dump())
     if elsewhere:  # the run is trained, and its last checkpoint is all that is needed here
         config = config.model_copy(update={"overwrite": False, "resume": True})
     it, run, page = _begin(config)
     with page:
-        adapted = train(it.lm, _with_findings(config, it), run, it.validation)
-        prompts = [e.ids[: e.loss_mask.index(True)] or e.ids[:1] for e in it.rows.train[:3]]
-        artefact = save_artefact(run.folder, it.lm, it.method, prompts, "Fine-tuning")
+        adapted = train(it.lm, _with_findings(it), run, it.validation)
+        artefact = save_artefact(run.folder, it.lm, it.method, it.supervised.prompts, "Fine-tuning")
+        test = it.rows.test() if it.rows.test else None
+        if test:
+            write_jsonl(run.folder / "predictions.jsonl", test.predictions)
         fitted, peaks = adapted.fitted, [peak_gb(), *(w["peak_memory_gb"] for w in elsewhere)]
         report = {
             "status": "done", "run_dir": str(run.folder), "artefact": str(artefact), "seconds": fitted.seconds,
             "wall_seconds": time.monotonic() - start, "peak_memory_gb": max(peaks), "tokens": fitted.tokens,
             "tokens_per_second": fitted.tokens / max(fitted.seconds, 1e-9), "supervised_tokens": fitted.supervised_tokens,
             "trained_parameters": adapted.trained_parameters, "steps": fitted.steps, "final_loss": fitted.losses[-1],
-            "validation": fitted.best, "warnings": it.rows.warnings,
+            "validation": fitted.best, "test": test.results if test else [], "warnings": it.rows.warnings,
         }  # fmt: skip
         page.finish(report)
     return report
@@ -88,6 +91,7 @@ def _begin(config: Config) -> tuple[Ready, Run, TunePage]:
     from tunesmith.train.engines.local import current
 
     it, engine = ready(config), current()
+    config = it.config
     if engine.workers == 1:
         require_memory(it.training, it.keeps_best, config.max_memory_gb, it.lm.model)
     about = {"command": command_of("tune", config.data, config), "parents": [config.adapter] if config.adapter else []}
@@ -100,11 +104,11 @@ def _begin(config: Config) -> tuple[Ready, Run, TunePage]:
     return it, run, TunePage(run.folder, config, it.method_name, it.lm, it.rows.train, it.rows.warnings)
 
 
-def _with_findings(config: Config, it: Ready) -> Training:
+def _with_findings(it: Ready) -> Training:
     """Return the training with the settings that were asked to be found by trying."""
     from tunesmith.recipes._search import with_found_rate, with_found_size
 
-    return with_found_rate(config, with_found_size(config, it.training, it.keeps_best), folder_of(config))
+    return with_found_rate(it.config, with_found_size(it.config, it.training, it.keeps_best), folder_of(it.config))
 
 
 def folder_of(config: Config) -> Path:
@@ -133,6 +137,10 @@ def render(report: dict[str, Any]) -> str:
         f"{report['tokens_per_second']:,.0f} tokens/s; final loss {report['final_loss']:.3f}; "
         f"peak {report['peak_memory_gb']:.1f} GB",
         f"saved to {report['artefact']}",
+    ]
+    lines[:0] = [
+        f"{r['task']}: {r['metric'].replace('_', ' ')} {r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}] on {r['n']:,} test rows"
+        for r in report["test"]
     ]
     if "adapter" in Path(report["artefact"]).name:
         lines.append(f"talk to it: tunesmith chat --adapter {report['artefact']}")

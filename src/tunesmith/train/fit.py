@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from tunesmith.train import checkpoint
 from tunesmith.train.engines.local import LossOf, current
 from tunesmith.train.parameters import FitParameters
 from tunesmith.train.tracking import Log
+from tunesmith.train.training import Training
 from tunesmith.train.update import Updater, restore, schedule_factor, weights
 
 
@@ -62,24 +63,13 @@ class Fitted:
     stopped_early: bool
 
 
-def fit(
-    loss_of: LossOf,
-    parameters: Mapping[str, torch.nn.Parameter],
-    data: Sequence[Encoded],
-    how: FitParameters,
-    run: Run,
-    seed: int,
-    validation: Validation | None = None,
-    title: str = "training",
-) -> Fitted:
+def fit(training: Training, run: Run, validation: Validation | None = None, title: str = "training") -> Fitted:
     """Train parameters on data until the steps are done, patience runs out or a signal asks to stop.
 
     A killed run continues from its newest verified checkpoint and ends with the same bits as one never killed. With
     `validation`, the weights with the best value are the ones that stay.
 
     Args:
-        loss_of: batch -> (summed loss over the tokens that count, what else was counted on the way: {"correct": ...}).
-        how: `learning_rate` must be set.
         validation: what to measure on validation rows.
 
     Raises:
@@ -87,8 +77,8 @@ def fit(
             the samples are named.
         Interrupted: SIGINT or SIGTERM; the step was finished and saved.
     """
-    plan = _Plan(data, how, seed)
-    state = _State(Updater(parameters, how.weight_decay, how.clip_norm), run.folder / "checkpoints")
+    plan, how = _Plan(training), training.how
+    state = _State(Updater.of(training), run.folder / "checkpoints")
     position, engine = state.position, state.engine
     if state.resume() and engine.rank == 0:
         say(f"{title}: going on after step {position.step} of {plan.total}")
@@ -98,7 +88,7 @@ def fit(
         progress.advance(position.step)
         while position.step < plan.total and not position.finished:
             try:
-                report = _step(loss_of, state, plan)
+                report = _step(training.loss_of, state, plan)
             except WorkFailed as error:
                 state.save_despite(error)
                 raise
@@ -112,7 +102,7 @@ def fit(
             saved = state.save() if signals.caught or last or position.step % how.save_steps == 0 else False
             signals.raise_if_caught(position.step, saved)
     if state.best:
-        restore(parameters, state.best)
+        restore(training.parameters, state.best)
     early = position.finished and position.step < plan.total
     return Fitted(position.step, position.losses, position.tokens, position.supervised, position.seconds, position.kept, early)
 
@@ -120,8 +110,9 @@ def fit(
 class _Plan:
     """Which rows make which step, and how fast it learns: a function of the arguments alone, so a resumed run follows it too."""
 
-    def __init__(self, data: Sequence[Encoded], how: FitParameters, seed: int) -> None:
-        self.data, self.how, self.seed = data, how, seed
+    def __init__(self, training: Training) -> None:
+        self.data, self.how, self.seed = training.data, training.how, training.seed
+        data, how = self.data, self.how
         self._lengths = lengths_of(data)
         self._rows_per_step = how.batch_size * how.gradient_accumulation_steps
         self._per_epoch = math.ceil(len(data) / self._rows_per_step)

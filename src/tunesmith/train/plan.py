@@ -25,7 +25,8 @@ from tunesmith.core.records import Encoded
 from tunesmith.data.collate import collate
 from tunesmith.data.encoded_rows import longest_of
 from tunesmith.train.parameters import FitParameters
-from tunesmith.train.rehearsal import Rehearsal, Training
+from tunesmith.train.rehearsal import Rehearsal
+from tunesmith.train.training import Training
 
 # Rows looked at to learn how many tokens count.
 _SAMPLED_ROWS = 1000

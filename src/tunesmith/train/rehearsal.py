@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,29 +10,10 @@ from typing import Self
 import torch
 
 from tunesmith.core.records import Encoded
-from tunesmith.train.fit import LossOf, _deterministic, _Plan, _State, _step
+from tunesmith.train.fit import _deterministic, _Plan, _State, _step
 from tunesmith.train.parameters import FitParameters
+from tunesmith.train.training import Training
 from tunesmith.train.update import Updater, restore, weights
-
-
-@dataclass(frozen=True)
-class Training:
-    """What `fit` is given, put together so that it can be measured before it is done.
-
-    Attributes:
-        loss_of, parameters, data, how, seed: as in `fit`.
-    """
-
-    loss_of: LossOf
-    parameters: Mapping[str, torch.nn.Parameter]
-    data: Sequence[Encoded]
-    how: FitParameters
-    seed: int
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(iter(self.parameters.values())).device
 
 
 class Rehearsal:
@@ -44,7 +24,7 @@ class Rehearsal:
 
     def __init__(self, training: Training) -> None:
         self.training = training
-        self.plan = _Rehearsed(training.data, training.how, training.seed)
+        self.plan = _Rehearsed(training)
 
     def step(self, learning_rate: float, rows: Sequence[Encoded] | None = None, how: FitParameters | None = None) -> float:
         """Make one step of `fit` and return its loss, nats per counted token.
@@ -70,10 +50,9 @@ class Rehearsal:
         return self._state.position.tokens
 
     def __enter__(self) -> Self:
-        how, parameters = self.training.how, self.training.parameters
-        self._kept = weights(parameters)
+        self._kept = weights(self.training.parameters)
         self._random = torch.get_rng_state()
-        self._state = _State(Updater(parameters, how.weight_decay, how.clip_norm), Path())
+        self._state = _State(Updater.of(self.training), Path())
         self._settings = _deterministic()
         self._settings.__enter__()
         return self

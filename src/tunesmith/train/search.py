@@ -13,7 +13,8 @@ from tunesmith.core.errors import WorkFailed
 from tunesmith.core.progress import Progress
 from tunesmith.data.encoded_rows import longest_of
 from tunesmith.train.plan import Memory, limit_gb
-from tunesmith.train.rehearsal import Rehearsal, Training
+from tunesmith.train.rehearsal import Rehearsal
+from tunesmith.train.training import Training
 
 STEPS = 60
 # The sweep goes this many times below and above the method's own rate: five decades.

@@ -9,6 +9,7 @@ import torch
 
 from tunesmith.train.engines.local import current
 from tunesmith.train.parameters import Schedule
+from tunesmith.train.training import Training
 
 
 def schedule_factor(schedule: Schedule, step: int, total: int, warmup: int) -> float:
@@ -34,18 +35,34 @@ class Updater:
         parameters: what is trained, by name.
         weight_decay: decoupled; matrices only, never biases, norms or other vectors.
         clip_norm: largest norm of the whole gradient; 0 = no clipping.
+        rates: parameter name -> factor of the learning rate, where it is not 1.
     """
 
-    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], weight_decay: float, clip_norm: float) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, torch.nn.Parameter],
+        weight_decay: float,
+        clip_norm: float,
+        rates: Mapping[str, float] | None = None,
+    ) -> None:
         self.parameters = dict(parameters)
         self.masters = {
             name: p if p.dtype == torch.float32 else p.detach().float().requires_grad_() for name, p in self.parameters.items()
         }
         self.clip_norm, self.engine = clip_norm, current()
-        decayed = [m for m in self.masters.values() if m.ndim >= 2]
-        others = [m for m in self.masters.values() if m.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
+        groups: dict[tuple[float, float], list[torch.Tensor]] = {}
+        for name, master in self.masters.items():
+            key = (rates or {}).get(name, 1.0), weight_decay if master.ndim >= 2 else 0.0
+            groups.setdefault(key, []).append(master)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": held, "rate": rate, "weight_decay": decay} for (rate, decay), held in groups.items()],
+            lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True,
+        )  # fmt: skip
+
+    @classmethod
+    def of(cls, training: Training) -> Updater:
+        """Return the updater that a training asks for."""
+        return cls(training.parameters, training.how.weight_decay, training.how.clip_norm, training.rates)
 
     def gather(self) -> None:
         """Add the gradients of one backward pass to those of the update, in float32; call it after every pass."""
@@ -67,7 +84,7 @@ class Updater:
             if self.clip_norm and norm > self.clip_norm:
                 torch._foreach_mul_(gradients, self.clip_norm / norm)
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * group["rate"]
             self.optimizer.step()
             self._round()
         self.clear()

@@ -1,0 +1,1 @@
+"""What `tune --objective` can be: one file each with `Parameters`, `DEFAULTS` and `supervise`."""
