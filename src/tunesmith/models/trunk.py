@@ -18,6 +18,7 @@ from torch import nn
 
 from tunesmith.core.levers import on
 from tunesmith.models.operations import RMSNorm
+from tunesmith.models.residents import ResidentLinear, residents_of
 
 FAMILY = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 
@@ -113,7 +114,9 @@ def trunk_of(model: Any, pack: bool = False) -> Trunk:
     Args:
         pack: lay weights out for the processor, which takes a fraction of a second; False = only if they are already.
     """
-    state = tuple((id(p), p.data_ptr(), p._version, p.requires_grad) for p in model.parameters()), on("packed")
+    residents = residents_of(model)
+    weights = tuple((id(p), p.data_ptr(), p._version, p.requires_grad) for p in model.parameters())
+    state = weights, on("packed"), residents.mounted if residents else 0
     known = _known.get(model)
     if known is None or known[0] != state or (pack and not known[1].packed):
         known = _known[model] = (state, Trunk(model, pack))
@@ -142,18 +145,36 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
 
 def _block(layer: Any, packed: bool) -> _Block:
     attention, mlp = layer.self_attn, layer.mlp
-    parts = (attention.q_proj, attention.k_proj, attention.v_proj)
-    output, down = _product(attention.o_proj, packed), _product(mlp.down_proj, packed)
-    if packed and all(map(_packable, parts)):
-        qkv = _side_by_side(parts)
-    else:
-        qkv = lambda x: torch.cat([part(x) for part in parts], -1)  # noqa: E731
-    if packed and _packable(mlp.gate_proj) and _packable(mlp.up_proj):
-        both = _side_by_side([mlp.gate_proj, mlp.up_proj])
-        gated = lambda x: _gated(*both(x).chunk(2, -1))  # noqa: E731
-    else:
-        gated = lambda x: _gated(mlp.gate_proj(x), mlp.up_proj(x))  # noqa: E731
-    return _Block(layer.input_layernorm, qkv, _added(output), layer.post_attention_layernorm, gated, _added(down))
+    qkv = _together((attention.q_proj, attention.k_proj, attention.v_proj), packed)
+    both = _together((mlp.gate_proj, mlp.up_proj), packed)
+    gated = lambda x: _gated(*both(x).chunk(2, -1))  # noqa: E731
+    output, down = _added(attention.o_proj, packed), _added(mlp.down_proj, packed)
+    return _Block(layer.input_layernorm, qkv, output, layer.post_attention_layernorm, gated, down)
+
+
+def _together(modules: Sequence[Any], packed: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What several modules make of the same input, side by side; one product where their weights can be laid out."""
+    own = [_own(module) for module in modules]
+    if not packed or not all(map(_packable, own)):
+        return lambda x: torch.cat([module(x) for module in modules], -1)
+    product = _side_by_side(own)
+    if not any(isinstance(module, ResidentLinear) for module in modules):
+        return product
+    widths = [len(module.weight) for module in own]
+
+    def updated(x: torch.Tensor) -> torch.Tensor:
+        out = product(x)
+        for module, piece in zip(modules, out.split(widths, -1), strict=True):
+            if isinstance(module, ResidentLinear):
+                module.add_updates_(piece, x)
+        return out
+
+    return updated
+
+
+def _own(module: Any) -> Any:
+    """The layer of the model itself, below the updates of resident adapters."""
+    return module.base if isinstance(module, ResidentLinear) else module
 
 
 def _side_by_side(modules: Sequence[Any]) -> _Packed:
@@ -166,10 +187,13 @@ def _gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.silu(gate).mul_(up)
 
 
-def _added(product: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    if isinstance(product, _Packed):
-        return product
-    return lambda x, residual: residual + product(x)
+def _added(module: Any, packed: bool) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    product = _product(_own(module), packed)
+    if not isinstance(product, _Packed):
+        return lambda x, residual: residual + module(x)
+    if isinstance(module, ResidentLinear):
+        return lambda x, residual: module.add_updates_(product(x, residual), x)
+    return product
 
 
 def _product(module: Any, packed: bool) -> Any:

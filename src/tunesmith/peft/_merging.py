@@ -125,9 +125,7 @@ def _factors(model: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor]] | None:
     layers = lora.layers(model)
     if set(lora.state(model)) != {f"base_model.model.{n}.lora_{x}.weight" for n in layers for x in "AB"} or not layers:
         return None
-    return {
-        name: (layer.lora_A.detach().clone(), layer.scaling * layer.lora_B.detach()) for name, layer in layers.items()
-    }
+    return {name: (layer.lora_A.detach().clone(), layer.scaling * layer.lora_B.detach()) for name, layer in layers.items()}
 
 
 def last_logits(lm: Any, prompts: Sequence[tuple[int, ...]]) -> torch.Tensor:

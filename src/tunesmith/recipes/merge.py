@@ -148,17 +148,17 @@ def _written(config: Config, lm: LM, changes: Sequence[Change], folder: Path) ->
     prompts = list(dict.fromkeys(ids for change in changes for ids in change.prompts))
     title = "Combination" if len(changes) > 1 else "Merge"
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
+    _merging.apply(lm, changes, config.method, config.shares, config.density, config.seed)
+    # One whole adapter has logits of its own to come back to; a combination those of the merged weights in float32.
+    alone = len(changes) == 1 and config.method == "linear" and config.shares == [1.0]
+    wanted = changes[0].logits if alone else _merging.last_logits(lm, prompts)
     if config.into == "adapter":
-        parameters = _merging.as_one_lora(lm, changes, config.shares)
-        wanted = _merging.last_logits(lm, prompts)
-        lm.model.to(dtype)
-        artefact = save_artefact(folder, lm, (lora, parameters), prompts, title)
-        saved = load_adapted(config.model or lm.name, str(artefact), "fp32")
+        base = load(lm.name, "fp32")
+        parameters = _merging.as_one_lora(base, changes, config.shares)
+        base.model.to(dtype)
+        artefact = save_artefact(folder, base, (lora, parameters), prompts, title)
+        saved = load_adapted(lm.name, str(artefact), "fp32")
     else:
-        _merging.apply(lm, changes, config.method, config.shares, config.density, config.seed)
-        # One whole adapter has logits of its own to come back to; of a combination, those before rounding and writing.
-        alone = len(changes) == 1 and config.method == "linear" and config.shares == [1.0]
-        wanted = changes[0].logits if alone else _merging.last_logits(lm, prompts)
         lm.model.to(dtype)
         artefact = save_artefact(folder, lm, (full, full.Parameters()), [], title)
         saved = load(str(artefact), "fp32")
