@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import nn
 
 from tunesmith.core.config import Config, validate
@@ -34,7 +34,12 @@ class Parameters(Config):
     dropout: float = Field(0.0, ge=0, lt=1)
     """on the input of the LoRA branch only"""
     targets: Literal["all-linear", "attention"] | list[str] = "all-linear"
-    """which linear layers: all but the vocabulary head, those of attention, or names (or ends of names)"""
+    """which linear layers: all-linear or all = all but the vocabulary head, those of attention, or names (or ends of names)"""
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _all(cls, value: object) -> object:
+        return "all-linear" if value == "all" else value
 
     @property
     def scaling(self) -> float:

@@ -51,6 +51,10 @@ class Config(FitParameters):
     """find the learning rate by a range test first; learning_rate.html in run_dir shows it"""
     skip_bad_rows: bool = False
     """go on with the good rows of a file and list the bad ones"""
+    sweep: list[str] = []
+    """settings to try, each key=value,value,...; every combination is a run of its own (peft.rank=1,4 peft.targets=attention)"""
+    seeds: int = Field(1, ge=1, le=100)
+    """repeats of each combination of a sweep, with the seeds seed, seed + 1, ..."""
 
     engine: str = "local"
     """where to train: local (this process), or ray (several workers, here or on a cluster)"""
@@ -69,6 +73,22 @@ class Config(FitParameters):
         if value not in ENGINES.names():
             raise ValueError(str(unknown("engine", value, ENGINES.names())))
         return value
+
+    @field_validator("sweep", mode="before")
+    @classmethod
+    def _axes(cls, value: object) -> object:
+        # "a=1,2" comes from a command line as a=1 and 2; a file may hold {a: [1, 2]}.
+        if isinstance(value, dict):
+            return [f"{key}={','.join(map(str, of if isinstance(of, list) else [of]))}" for key, of in value.items()]
+        axes: list[str] = []
+        for piece in value if isinstance(value, list) else [value]:
+            if "=" in str(piece):
+                axes.append(str(piece))
+            elif axes:
+                axes[-1] += f",{piece}"
+            else:
+                raise ValueError(f"'{piece}' has no key: write key=value,value, for example peft.rank=1,4,16")
+        return axes
 
     @field_validator("peft", mode="before")
     @classmethod
@@ -91,6 +111,10 @@ class Config(FitParameters):
     def _one_method(self) -> Self:
         if self.adapter and "peft" in self.model_fields_set:
             raise ValueError("peft and adapter exclude each other: an adapter is trained further by its own method")
+        if "seeds" in self.model_fields_set and not self.sweep:
+            raise ValueError("seeds are the repeats of a sweep: give --sweep, or one --seed")
+        if self.sweep and not self.test_rows:
+            raise ValueError("a sweep judges by test rows: test_rows must not be 0")
         if self.find_lr and self.learning_rate:
             raise ValueError("find_lr and learning_rate exclude each other: one finds what the other gives")
         return self

@@ -30,6 +30,7 @@ EXAMPLES = (
     "tunesmith tune rows.jsonl",
     "tunesmith tune movies --peft lora --peft.rank 8",
     "tunesmith tune rows.jsonl --peft full --epochs 2",
+    "tunesmith tune movies --sweep peft.rank=1,4,16 peft.targets=attention,all-linear --seeds 3",
 )
 
 
@@ -38,7 +39,7 @@ def run(config: Config) -> dict[str, Any]:
 
     Returns:
         status, run_dir, artefact, seconds, wall_seconds, peak_memory_gb, tokens, tokens_per_second, supervised_tokens,
-        trained_parameters, steps, final_loss, validation, test, warnings.
+        trained_parameters, steps, final_loss, validation, test, warnings; of a sweep, see `recipes._sweep`.
 
     Raises:
         UserError: unusable data or settings, named by file, row or key.
@@ -48,6 +49,10 @@ def run(config: Config) -> dict[str, Any]:
     from tunesmith.recipes._artefact import save_artefact
     from tunesmith.recipes._ready import filled_in
 
+    if config.sweep:
+        from tunesmith.recipes._sweep import run_sweep
+
+        return run_sweep(config)
     start = time.monotonic()
     config = filled_in(config).model_copy(update={"run_dir": str(folder_of(config))})
     elsewhere = ENGINES.get(config.engine).launch(train_as_worker, config.model_dump())
@@ -120,7 +125,18 @@ def _inputs(config: Config, lm: LM, rows: Rows) -> dict[str, Any]:
     """Return all that the trained weights follow from; a run directory made from other inputs is not continued."""
     harmless = {"run_dir", "overwrite", "resume", "threads", "save_steps", "tokens_per_micro_batch", "activation_checkpointing"}
     # N workers make the update that one makes.
-    harmless |= {"report_to", "find_batch_size", "max_memory_gb", "engine", "workers", "address", "restarts", "shard"}
+    harmless |= {
+        "sweep",
+        "seeds",
+        "report_to",
+        "find_batch_size",
+        "max_memory_gb",
+        "engine",
+        "workers",
+        "address",
+        "restarts",
+        "shard",
+    }
     weights = Path(config.adapter) / "adapter_model.safetensors" if config.adapter else None
     return {
         **config.model_dump(exclude=harmless),
@@ -132,6 +148,8 @@ def _inputs(config: Config, lm: LM, rows: Rows) -> dict[str, Any]:
 
 def render(report: dict[str, Any]) -> str:
     """Return what a person wants to know after a training."""
+    if "combinations" in report:
+        return (Path(report["run_dir"]) / "report.txt").read_text(encoding="utf-8")
     lines = [
         f"trained {report['trained_parameters']:,} parameters in {report['steps']} steps, {report['tokens']:,} tokens at "
         f"{report['tokens_per_second']:,.0f} tokens/s; final loss {report['final_loss']:.3f}; "
