@@ -13,6 +13,7 @@ from tunesmith.core.levers import without
 from tunesmith.models.generate import Sampling, complete
 from tunesmith.models.residents import ResidentLinear, Residents
 from tunesmith.models.score import Request, score_requests
+from tunesmith.models.trunk import trunk_of
 from tunesmith.peft import lora, prompt_tuning
 from tunesmith.peft._files import save_adapter
 from tunesmith.recipes import _models
@@ -134,21 +135,14 @@ def test_switching(folders: dict[str, str]) -> None:
 
 
 def test_the_packed_pass_adds_the_same_updates(folders: dict[str, str]) -> None:
-    # bfloat16 is laid out anew for the processor; the updates must be added there too.
-    def scores(name: str | None) -> list[tuple[float, ...]]:
-        lm = ts.load("toy-llama", adapters=folders, dtype="bf16")
-        prompts = [tuple((i * 7 + j) % 200 + 5 for j in range(120)) for i in range(200)]
-        return [s.logprobs for s in score_requests(lm, [Request(p, ((9,),), name) for p in prompts])]
-
-    exact = ts.load("toy-llama", adapters=folders, dtype="fp32")
-    prompts = [tuple((i * 7 + j) % 200 + 5 for j in range(120)) for i in range(200)]
-    for name in ("a", "base"):
-        wanted = [s.logprobs for s in score_requests(exact, [Request(p, ((9,),), name) for p in prompts])]
-        assert largest(scores(name), wanted) < 0.1
-    with without("packed"):
-        plain = scores("a")
-    assert largest(scores("a"), plain) < 0.1
-    assert largest(scores("a"), scores("base")) > 0.3
+    # bfloat16 is laid out anew for the processor; the updates must be added there too, where one adapter has all rows and
+    # where each row has its own.
+    lm, exact = ts.load("toy-llama", adapters=folders, dtype="bf16"), ts.load("toy-llama", adapters=folders, dtype="fp32")
+    trunk_of(lm.model, pack=True)
+    for names in (["a"] * 5, ["base"] * 5, MIXED):
+        assert largest(logprobs(lm, names), logprobs(exact, names)) < 0.1
+    assert trunk_of(lm.model).packed
+    assert largest(logprobs(lm, ["a"] * 5), logprobs(lm, ["base"] * 5)) > 0.3
 
 
 def test_python_names_an_adapter_for_each_text(folders: dict[str, str]) -> None:
@@ -186,7 +180,7 @@ def test_mistakes_are_one_line(folders: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no adapter 'a' on this model"):
         ts.score(alone(folders, "base"), [("a", "x", "y")])
     soft = alone(folders, "base")
-    parameters = prompt_tuning.Parameters(length=3)
+    parameters = prompt_tuning.Parameters(tokens=3, init="random")
     prompt_tuning.attach(soft.model, parameters, 0)
     save_adapter(tmp_path / "soft", soft, prompt_tuning, parameters, [(5, 6)], "A card.")
     with pytest.raises(UserError, match=r"PROMPT_TUNING adapter, and only LoRA adapters can share a model"):

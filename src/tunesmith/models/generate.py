@@ -19,7 +19,7 @@ from tunesmith.core.records import Completion
 from tunesmith.core.seeds import derive
 from tunesmith.models.constraint import Automaton, Constraint, State
 from tunesmith.models.load import LM
-from tunesmith.models.residents import check_residents
+from tunesmith.models.residents import check_residents, residents_of
 from tunesmith.models.sampling import choose
 from tunesmith.models.slots import open_slots
 from tunesmith.models.trunk import head_of
@@ -129,6 +129,8 @@ def complete(
     with torch.inference_mode(), Progress(title, total=len(rows), unit="answers") as progress:
         if rows:
             _run(lm, waiting, how, progress)
+    if residents := residents_of(lm.model):
+        residents.release()
     return [Completion(row.text, tuple(row.ids), tuple(row.logprobs), row.stop_reason) for row in rows]
 
 

@@ -2,23 +2,30 @@
 
     h = W x + (alpha / r) B_g A_g x        for the rows of a pass that belong to adapter g (Hu et al. 2021, equation 3)
 
-The product with W is made once for all rows; only the thin ones are made adapter by adapter.
+The product with W is made once for all rows. The thin ones are made adapter by adapter where each has many rows. Where each
+has few, as when every row of a batch is decoded by another adapter, all A stand below each other and all B side by side, and
+what a row gets from the adapters of others is set to zero between the two products.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import linear
 
 from tunesmith.core.errors import UserError, near_miss
 
 # The name of the base among the adapters.
 BASE = "base"
+
+# From so many rows an adapter on, adapter by adapter is faster than all at once.
+_MANY = 16
 
 # Of one layer: A [R, K], B [D, R] and alpha / r.
 Factors = tuple[torch.Tensor, torch.Tensor, float]
@@ -44,6 +51,71 @@ class _Adapter:
         return found
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """One adapter's part of a pass: the numbers of its rows, None = all."""
+
+    factors: dict[str, Factors]
+    rows: torch.Tensor | None = None
+
+    def add_(self, layer: str, out: torch.Tensor, x: torch.Tensor) -> None:
+        if layer not in self.factors:
+            return
+        a, b, scaling = self.factors[layer]
+        if self.rows is None:
+            out.add_(linear(linear(x, a), b), alpha=scaling)
+        else:
+            out.index_add_(0, self.rows, linear(linear(x.index_select(0, self.rows), a), b), alpha=scaling)
+
+
+class _Stack:
+    """Several adapters side by side: of each layer all A [R, K] and all B [D, R], R the sum of their ranks there."""
+
+    def __init__(self, adapters: Mapping[str, _Adapter]) -> None:
+        self.numbers = {name: number for number, name in enumerate(adapters)}
+        self._adapters = list(adapters.values())
+        self._layers: dict[str, tuple[torch.Tensor, torch.Tensor, tuple[tuple[int, int, float], ...]] | None] = {}
+
+    def of(self, layer: str) -> tuple[torch.Tensor, torch.Tensor, tuple[tuple[int, int, float], ...]] | None:
+        """Return A, B and of each adapter that has the layer (its number, its rank, alpha / r)."""
+        if layer not in self._layers:
+            found = [(n, *adapter.factors[layer]) for n, adapter in enumerate(self._adapters) if layer in adapter.factors]
+            self._layers[layer] = (
+                (
+                    torch.cat([a for _, a, _, _ in found]),
+                    torch.cat([b for _, _, b, _ in found], 1),
+                    tuple((n, len(a), scaling) for n, a, _, scaling in found),
+                )
+                if found
+                else None
+            )
+        return self._layers[layer]
+
+
+class _Mixed:
+    """The part of all rows of a pass, each with its own adapter of a stack.
+
+    Args:
+        which: for each row the number of its adapter in the stack; -1 = the base.
+    """
+
+    def __init__(self, stack: _Stack, which: torch.Tensor) -> None:
+        self._stack, self._which = stack, which
+        self._masks: dict[tuple[tuple[int, int, float], ...], torch.Tensor] = {}
+
+    def add_(self, layer: str, out: torch.Tensor, x: torch.Tensor) -> None:
+        if (stacked := self._stack.of(layer)) is None:
+            return
+        a, b, blocks = stacked
+        if blocks not in self._masks:
+            columns = torch.tensor([n for n, rank, _ in blocks for _ in range(rank)], device=x.device)
+            scales = torch.tensor([scaling for _, rank, scaling in blocks for _ in range(rank)], dtype=x.dtype, device=x.device)
+            self._masks[blocks] = (self._which[:, None] == columns) * scales
+        mask = self._masks[blocks]
+        inner = linear(x, a).mul_(mask if x.dim() == 2 else mask[:, None])
+        out.add_(linear(inner, b))
+
+
 class ResidentLinear(nn.Module):
     """A frozen linear layer and the updates that the resident adapters make to it."""
 
@@ -59,15 +131,8 @@ class ResidentLinear(nn.Module):
 
     def add_updates_(self, out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Add the updates for x [rows, ..., K] to out [rows, ..., D] in place, and return it."""
-        for factors, rows in self.residents.parts:
-            if self.name not in factors:
-                continue
-            a, b, scaling = factors[self.name]
-            if rows is None:
-                out.add_(nn.functional.linear(nn.functional.linear(x, a), b), alpha=scaling)
-            else:
-                inner = nn.functional.linear(x.index_select(0, rows), a)
-                out.index_add_(0, rows, nn.functional.linear(inner, b), alpha=scaling)
+        for part in self.residents.parts:
+            part.add_(self.name, out, x)
         return out
 
 
@@ -76,7 +141,7 @@ class Residents:
 
     Attributes:
         active: the adapter that is switched on; None = the base.
-        parts: who computes what of the pass that runs: (factors by layer, numbers of its rows or None for all).
+        parts: what is added to the layers' own products in the pass that runs.
         mounted: how often layers of the model were put in place of others.
     """
 
@@ -85,7 +150,8 @@ class Residents:
         self._adapters: dict[str, _Adapter] = {}
         self._layers: dict[str, nn.Module] = {}
         self.active: str | None = None
-        self.parts: list[tuple[dict[str, Factors], torch.Tensor | None]] = []
+        self.parts: list[_Rows | _Mixed] = []
+        self._stack = _Stack({})
         self.mounted = 0
 
     @property
@@ -130,6 +196,7 @@ class Residents:
         self._factors(name)
         if self.active == name:
             self.switch(None)
+        self.release()
         del self._adapters[name]
 
     def switch(self, name: str | None) -> None:
@@ -139,7 +206,7 @@ class Residents:
             UserError: there is none of this name.
         """
         name = None if name == BASE else name
-        self.parts = [(self._factors(name), None)] if name else []
+        self.parts = [_Rows(self._factors(name))] if name else []
         self.active = name
 
     @contextmanager
@@ -173,22 +240,33 @@ class Residents:
         Args:
             runs: adapter (None = the active one) and how many rows that stand one after the other are its own.
         """
-        rows: dict[str, list[int]] = {}
-        start = 0
-        for name, count in runs:
-            rows.setdefault(name or self.active or BASE, []).extend(range(start, start + count))
-            start += count
+        names = [name or self.active or BASE for name, count in runs for _ in range(count)]
         before = self.parts
-        whole = len(rows) == 1
-        self.parts = [
-            (self._factors(name), None if whole else torch.tensor(own, device=self._model.device))
-            for name, own in rows.items()
-            if name != BASE
-        ]
+        self.parts = self._parts(names)
         try:
             yield
         finally:
             self.parts = before
+
+    def _parts(self, names: Sequence[str]) -> list[_Rows | _Mixed]:
+        rows: dict[str, list[int]] = {}
+        for row, name in enumerate(names):
+            rows.setdefault(name, []).append(row)
+        own = {name: of for name, of in rows.items() if name != BASE}
+        if len(rows) == 1:
+            return [_Rows(self._factors(name)) for name in own]
+        device = self._model.device
+        if len(names) >= _MANY * len(own):
+            return [_Rows(self._factors(name), torch.tensor(of, device=device)) for name, of in own.items()]
+        # Answers end one after the other; what was put side by side for more adapters does for fewer.
+        if not own.keys() <= self._stack.numbers.keys():
+            self.release()
+            self._stack = _Stack({name: self._adapters[name] for name in own if self._factors(name)})
+        return [_Mixed(self._stack, torch.tensor([self._stack.numbers.get(name, -1) for name in names], device=device))]
+
+    def release(self) -> None:
+        """Give back the copies that a mixed batch of few rows an adapter works with."""
+        self._stack = _Stack({})
 
     def _factors(self, name: str) -> dict[str, Factors]:
         if name not in self._adapters:

@@ -23,7 +23,7 @@ from tunesmith.core.progress import Progress
 from tunesmith.models.branches import Group, Past, Row, read, soft_past
 from tunesmith.models.load import LM
 from tunesmith.models.prefix_tree import Node, prefix_tree
-from tunesmith.models.residents import check_residents
+from tunesmith.models.residents import check_residents, residents_of
 from tunesmith.models.trunk import head_of, is_llama_like, trunk_of
 
 _TOKENS_PER_BATCH = 4096
@@ -88,6 +88,8 @@ def score_requests(lm: LM, requests: Sequence[Request], title: str = "") -> list
         asked.setdefault((request.adapter, request.prompt), {}).update(dict.fromkeys(request.continuations))
     with torch.inference_mode(), Progress(title, total=len(asked), unit="prompts") as progress:
         found = _Scoring(lm, list(asked), [tuple(c) for c in asked.values()], progress).run()
+    if residents := residents_of(lm.model):
+        residents.release()
     return [_picked(request, *found[request.adapter, request.prompt]) for request in requests]
 
 
