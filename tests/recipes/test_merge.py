@@ -127,7 +127,7 @@ def test_combined_as_peft_combines(words: list[str], combination: dict[str, Any]
     found = logits(merged(capsys, "c", "d", *words)["artefact"])
     with torch.inference_mode():
         assert apart(found, theirs(input_ids=IDS).logits) < 1e-4
-    assert apart(found, logits("toy-llama", "c")) > 0.05
+    assert apart(found, logits("toy-llama", "c")) > 0.01
 
 
 def test_a_sum_of_loras_is_one_lora(capsys: pytest.CaptureFixture[str]) -> None:

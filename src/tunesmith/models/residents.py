@@ -9,7 +9,7 @@ what a row gets from the adapters of others is set to zero between the two produ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from tunesmith.core.errors import UserError, near_miss
+from tunesmith.models.packed import Packed, can_pack
 
 # The name of the base among the adapters.
 BASE = "base"
@@ -68,28 +69,39 @@ class _Rows:
             out.index_add_(0, self.rows, linear(linear(x.index_select(0, self.rows), a), b), alpha=scaling)
 
 
+_Product = Callable[[torch.Tensor], torch.Tensor]
+_Blocks = tuple[tuple[int, int, float], ...]
+_Stacked = tuple[_Product, _Product, _Blocks]
+
+
 class _Stack:
     """Several adapters side by side: of each layer all A [R, K] and all B [D, R], R the sum of their ranks there."""
 
     def __init__(self, adapters: Mapping[str, _Adapter]) -> None:
         self.numbers = {name: number for number, name in enumerate(adapters)}
         self._adapters = list(adapters.values())
-        self._layers: dict[str, tuple[torch.Tensor, torch.Tensor, tuple[tuple[int, int, float], ...]] | None] = {}
+        self._layers: dict[str, _Stacked | None] = {}
 
-    def of(self, layer: str) -> tuple[torch.Tensor, torch.Tensor, tuple[tuple[int, int, float], ...]] | None:
-        """Return A, B and of each adapter that has the layer (its number, its rank, alpha / r)."""
+    def of(self, layer: str) -> _Stacked | None:
+        """Return the products with A and B, and of each adapter that has the layer (its number, its rank, alpha / r)."""
         if layer not in self._layers:
             found = [(n, *adapter.factors[layer]) for n, adapter in enumerate(self._adapters) if layer in adapter.factors]
             self._layers[layer] = (
                 (
-                    torch.cat([a for _, a, _, _ in found]),
-                    torch.cat([b for _, _, b, _ in found], 1),
+                    _product(torch.cat([a for _, a, _, _ in found])),
+                    _product(torch.cat([b for _, _, b, _ in found], 1)),
                     tuple((n, len(a), scaling) for n, a, _, scaling in found),
                 )
                 if found
                 else None
             )
         return self._layers[layer]
+
+
+def _product(weight: torch.Tensor) -> _Product:
+    if can_pack(weight):
+        return Packed(weight, None)
+    return lambda x: linear(x, weight)
 
 
 class _Mixed:
@@ -101,7 +113,7 @@ class _Mixed:
 
     def __init__(self, stack: _Stack, which: torch.Tensor) -> None:
         self._stack, self._which = stack, which
-        self._masks: dict[tuple[tuple[int, int, float], ...], torch.Tensor] = {}
+        self._masks: dict[_Blocks, torch.Tensor] = {}
 
     def add_(self, layer: str, out: torch.Tensor, x: torch.Tensor) -> None:
         if (stacked := self._stack.of(layer)) is None:
@@ -112,8 +124,7 @@ class _Mixed:
             scales = torch.tensor([scaling for _, rank, scaling in blocks for _ in range(rank)], dtype=x.dtype, device=x.device)
             self._masks[blocks] = (self._which[:, None] == columns) * scales
         mask = self._masks[blocks]
-        inner = linear(x, a).mul_(mask if x.dim() == 2 else mask[:, None])
-        out.add_(linear(inner, b))
+        out.add_(b(a(x).mul_(mask if x.dim() == 2 else mask[:, None])))
 
 
 class ResidentLinear(nn.Module):

@@ -18,6 +18,7 @@ from torch import nn
 
 from tunesmith.core.levers import on
 from tunesmith.models.operations import RMSNorm
+from tunesmith.models.packed import Packed, can_pack
 from tunesmith.models.residents import ResidentLinear, residents_of
 
 FAMILY = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
@@ -177,10 +178,10 @@ def _own(module: Any) -> Any:
     return module.base if isinstance(module, ResidentLinear) else module
 
 
-def _side_by_side(modules: Sequence[Any]) -> _Packed:
+def _side_by_side(modules: Sequence[Any]) -> Packed:
     """One product in place of several of the same input."""
     biases = [m.bias for m in modules if m.bias is not None]
-    return _Packed(torch.cat([m.weight for m in modules]), torch.cat(biases) if biases else None)
+    return Packed(torch.cat([m.weight for m in modules]), torch.cat(biases) if biases else None)
 
 
 def _gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -189,7 +190,7 @@ def _gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 def _added(module: Any, packed: bool) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     product = _product(_own(module), packed)
-    if not isinstance(product, _Packed):
+    if not isinstance(product, Packed):
         return lambda x, residual: residual + module(x)
     if isinstance(module, ResidentLinear):
         return lambda x, residual: module.add_updates_(product(x, residual), x)
@@ -197,30 +198,9 @@ def _added(module: Any, packed: bool) -> Callable[[torch.Tensor, torch.Tensor], 
 
 
 def _product(module: Any, packed: bool) -> Any:
-    return _Packed(module.weight, module.bias) if packed and _packable(module) else module
+    return Packed(module.weight, module.bias) if packed and _packable(module) else module
 
 
 def _packable(module: Any) -> bool:
-    """Whether a module is a plain product in bfloat16 whose weight nobody is training, on a processor with such units."""
-    return (
-        on("packed")
-        and type(module) is nn.Linear
-        and module.weight.dtype == torch.bfloat16
-        and not module.weight.requires_grad
-        and torch.backends.mkldnn.is_available()
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
-
-
-class _Packed:
-    """x W^T + b, with W laid out for the processor; optionally with the residual added in the same pass."""
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
-        self.bias = None if bias is None else bias.detach()
-
-    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        """Multiply x [N, K] -> [N, M], and add residual [N, M]."""
-        if residual is None:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")
+    """Whether a module is a plain product whose weight nobody is training, and which can be laid out."""
+    return type(module) is nn.Linear and not module.weight.requires_grad and can_pack(module.weight)

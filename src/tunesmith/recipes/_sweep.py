@@ -123,6 +123,8 @@ def plan(config: Config, folder: Path) -> list[Planned]:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
