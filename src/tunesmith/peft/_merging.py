@@ -6,13 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 
 from tunesmith.core.errors import UserError
-from tunesmith.core.registry import PEFT
 from tunesmith.peft import lora
 from tunesmith.peft._combine import combine
 from tunesmith.peft._files import load_adapter, read_config
@@ -47,12 +45,11 @@ def base_of(folders: Sequence[Path], model: str | None = None) -> str:
         model: the base as the user names it; None = as the adapters do.
 
     Raises:
-        UserError: no adapter directory, one that cannot be merged, or adapters of different bases.
+        UserError: no adapter directory, or adapters of different bases.
     """
     names, identities = {}, {}
     for folder in folders:
         config = read_config(folder)
-        _mergeable(folder, str(config.get("peft_type")))
         names[folder] = model or config.get("base_model_name_or_path")
         identities[folder] = _probe(folder).get("base_identity")
     for found in (names, {f: i for f, i in identities.items() if i}):
@@ -66,20 +63,6 @@ def base_of(folders: Sequence[Path], model: str | None = None) -> str:
     if not isinstance(name, str) or not name:
         raise UserError(f"{folders[0]} does not say which model it was made for", "Name it: --model.")
     return name
-
-
-def _mergeable(folder: Path, peft_type: str) -> None:
-    entries = [PEFT.get(name) for name in PEFT.names() if PEFT.get(name).SAVES == "adapter"]
-    able = sorted({entry.PEFT_TYPE for entry in entries if _merges(entry)})
-    if peft_type not in able and peft_type in {entry.PEFT_TYPE for entry in entries}:
-        raise UserError(
-            f"{folder} is a {peft_type} adapter, which adds to what the model reads or computes and not to its weights",
-            f"Use it as it is, with --adapter; {', '.join(able)} can be merged.",
-        )
-
-
-def _merges(entry: ModuleType) -> bool:
-    return callable(getattr(entry, "merge", None))
 
 
 def _probe(folder: Path) -> dict[str, Any]:
@@ -106,9 +89,11 @@ def change_of(lm: Any, folder: Path) -> Change:
     prompts = prompts or [tuple(lm.tokenizer(text)["input_ids"]) for text in _TEXTS]
     before = last_logits(lm, prompts)
     attached = load_adapter(lm, folder)
-    _mergeable(folder, attached.entry.PEFT_TYPE)
     logits, factors = last_logits(lm, prompts), _factors(lm.model)
-    attached.entry.merge(lm.model)
+    try:
+        attached.entry.merge(lm.model)
+    except UserError as error:
+        raise UserError(f"{folder}: {error.message}", error.fix) from None
     deltas = {}
     with torch.no_grad():
         for name, p in lm.model.named_parameters():
