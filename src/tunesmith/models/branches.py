@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from tunesmith.models.residents import of_rows
 from tunesmith.models.soft_prefix import prefix_key_values
 from tunesmith.models.trunk import Trunk, is_llama_like, trunk_of
 
@@ -43,10 +44,11 @@ Kept = list[tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Row:
-    """A text of one or more token ids, and the branches that go on from it."""
+    """A text of one or more token ids, branches that go on from it, and the adapter that reads them (None = the active one)."""
 
     text: tuple[int, ...]
     branches: tuple[tuple[int, ...], ...] = ()
+    adapter: str | None = None
 
     @cached_property
     def ids(self) -> list[int]:
@@ -112,12 +114,13 @@ def read(model: Any, groups: Sequence[Group], keep: bool = False) -> tuple[torch
     """
     longest = max(group.past_length + group.longest for group in groups)
     if is_llama_like(model, model.device, longest):
-        return _read_packed(trunk_of(model), groups, keep)
+        return _read_packed(model, groups, keep)
     parts = [_read_padded(model, group) for group in groups]
     return torch.cat([hidden for hidden, _ in parts]), [kept for _, kept in parts] if keep else []
 
 
-def _read_packed(trunk: Trunk, groups: Sequence[Group], keep: bool) -> tuple[torch.Tensor, list[Kept]]:
+def _read_packed(model: Any, groups: Sequence[Group], keep: bool) -> tuple[torch.Tensor, list[Kept]]:
+    trunk = trunk_of(model)
     places = [_Place.of(group, trunk) for group in groups]
     ids = torch.tensor([i for group in groups for row in group.rows for i in row.ids])
     positions = torch.tensor([p for g in groups for row in g.rows for p in row.positions(g.past_length)])
@@ -134,7 +137,8 @@ def _read_packed(trunk: Trunk, groups: Sequence[Group], keep: bool) -> tuple[tor
             start = end
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    hidden = trunk(ids, positions, attend)
+    with of_rows(model, [(row.adapter, len(row)) for group in groups for row in group.rows]):
+        hidden = trunk(ids, positions, attend)
     return hidden, kept if keep else []
 
 
@@ -226,13 +230,14 @@ def _read_padded(model: Any, group: Group) -> tuple[torch.Tensor, Kept]:
     cache = library_cache(group.past, len(rows))
     inner = group.visible().to(model.device)
     allowed = torch.cat([inner.new_ones(len(inner), longest, past), inner], -1)
-    hidden = model.base_model(
-        input_ids=ids,
-        position_ids=positions,
-        attention_mask=additive(allowed, model.dtype),
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state
+    with of_rows(model, [(row.adapter, 1) for row in rows]):
+        hidden = model.base_model(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=additive(allowed, model.dtype),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
     real = torch.cat([hidden[b, : len(row)] for b, row in enumerate(rows)])
     return real, [(x.keys[:, :, past:].transpose(0, 1), x.values[:, :, past:].transpose(0, 1)) for x in cache.layers]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tunesmith.core.errors import UserError
 from tunesmith.core.records import Completion
 from tunesmith.models import generate as local
 from tunesmith.models import score
@@ -22,22 +23,35 @@ def score_requests(lm: Engine, requests: Sequence[Request], title: str = "") -> 
         UserError: a request cannot be scored, or the server only generates.
         WorkFailed: the server does not answer.
     """
-    return lm.score_requests(requests, title) if isinstance(lm, RemoteLM) else score.score_requests(lm, requests, title)
+    if not isinstance(lm, RemoteLM):
+        return score.score_requests(lm, requests, title)
+    _check_no_adapters([request.adapter for request in requests])
+    return lm.score_requests(requests, title)
 
 
-def complete(lm: Engine, prompts: Sequence[tuple[int, ...]], how: Sampling, seed: int = 0, title: str = "") -> list[Completion]:
+def complete(
+    lm: Engine, prompts: Sequence[tuple[int, ...]], how: Sampling, seed: int = 0, title: str = "",
+    adapters: Sequence[str | None] | None = None,
+) -> list[Completion]:  # fmt: skip
     """Continue prompts, in request order; see `models.generate.complete` and `RemoteLM.complete`.
 
     Raises:
         UserError: a prompt cannot be continued.
         WorkFailed: the server does not answer.
     """
-    remote = isinstance(lm, RemoteLM)
-    return lm.complete(prompts, how, seed, title) if remote else local.complete(lm, prompts, how, seed, title)
+    if not isinstance(lm, RemoteLM):
+        return local.complete(lm, prompts, how, seed, title, adapters)
+    _check_no_adapters(adapters or [])
+    return lm.complete(prompts, how, seed, title)
 
 
-def generate(lm: Engine, prompts: Sequence[str], how: Sampling, seed: int = 0, n: int = 1) -> list[list[Completion]]:
+def generate(
+    lm: Engine, prompts: Sequence[str], how: Sampling, seed: int = 0, n: int = 1, adapters: Sequence[str | None] | None = None
+) -> list[list[Completion]]:
     """Continue each text `n` times.
+
+    Args:
+        adapters: for each text the resident adapter that continues it; None = the active one.
 
     Returns:
         Per prompt, its `n` completions.
@@ -46,4 +60,10 @@ def generate(lm: Engine, prompts: Sequence[str], how: Sampling, seed: int = 0, n
         UserError: a prompt is empty or too long.
         WorkFailed: the server does not answer.
     """
-    return local.n_times(lm.tokenizer, prompts, n, lambda ids: complete(lm, ids, how, seed))
+    each = [adapter for adapter in adapters or [None] * len(prompts) for _ in range(n)]
+    return local.n_times(lm.tokenizer, prompts, n, lambda ids: complete(lm, ids, how, seed, adapters=each))
+
+
+def _check_no_adapters(names: Sequence[str | None]) -> None:
+    if any(name is not None for name in names):
+        raise UserError("an adapter cannot be put on a model behind a URL", "Load it where the server runs.")

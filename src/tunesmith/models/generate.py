@@ -19,6 +19,7 @@ from tunesmith.core.records import Completion
 from tunesmith.core.seeds import derive
 from tunesmith.models.constraint import Automaton, Constraint, State
 from tunesmith.models.load import LM
+from tunesmith.models.residents import check_residents, residents_of
 from tunesmith.models.sampling import choose
 from tunesmith.models.slots import open_slots
 from tunesmith.models.trunk import head_of
@@ -53,6 +54,7 @@ class Sampling:
 
 @dataclass
 class _Row:
+    adapter: str | None
     prompt: tuple[int, ...]
     generator: torch.Generator
     state: State | None = None
@@ -63,19 +65,25 @@ class _Row:
 
 
 def generate(
-    lm: LM, prompts: Sequence[str], max_new_tokens: int = 48, temperature: float = 1.0, seed: int = 0, n: int = 1,
-    stop: str | Sequence[str] = (), top_p: float = 1.0,
+    lm: LM, prompts: Sequence[str | tuple[str | None, str]], max_new_tokens: int = 48, temperature: float = 1.0,
+    seed: int = 0, n: int = 1, stop: str | Sequence[str] = (), top_p: float = 1.0,
 ) -> list[list[Completion]]:  # fmt: skip
     """Continue each prompt `n` times.
+
+    Args:
+        prompts: texts; or pairs of a resident adapter's name (None = the active one) and the text it continues.
 
     Returns:
         Per prompt, its `n` completions. Log-probabilities are the model's after temperature, before `top_p`.
 
     Raises:
-        UserError: a prompt is empty or too long, or a setting makes no sense.
+        UserError: a prompt is empty or too long, a setting makes no sense, or there is no such adapter.
     """
+    asked = [(None, prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    adapters = [adapter for adapter, _ in asked for _ in range(n)]
     sampling = Sampling(max_new_tokens, temperature, top_p, (stop,) if isinstance(stop, str) else tuple(stop))
-    return n_times(lm.tokenizer, prompts, n, lambda ids: complete(lm, ids, sampling, seed))
+    texts = [text for _, text in asked]
+    return n_times(lm.tokenizer, texts, n, lambda ids: complete(lm, ids, sampling, seed, adapters=adapters))
 
 
 def n_times(
@@ -87,14 +95,23 @@ def n_times(
     return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]
 
 
-def complete(lm: LM, prompts: Sequence[tuple[int, ...]], how: Sampling, seed: int = 0, title: str = "") -> list[Completion]:
+def complete(
+    lm: LM, prompts: Sequence[tuple[int, ...]], how: Sampling, seed: int = 0, title: str = "",
+    adapters: Sequence[str | None] | None = None,
+) -> list[Completion]:  # fmt: skip
     """Continue prompts given as token ids, in request order.
 
-    A sampled answer follows from the seed, its prompt and how many equal prompts stand before it, and from nothing else.
+    A sampled answer follows from the seed, its prompt, its adapter and how many equal prompts for this adapter stand before
+    it, and from nothing else.
+
+    Args:
+        adapters: for each prompt the resident adapter that continues it ("base" = none); None = the active one.
 
     Raises:
-        UserError: a prompt is empty, or prompt and answer do not fit the model's context.
+        UserError: a prompt is empty, prompt and answer do not fit the model's context, or there is no such adapter.
     """
+    adapters = adapters or [None] * len(prompts)
+    check_residents(lm.model, adapters)
     for ids in prompts:
         if not ids:
             raise UserError("cannot continue an empty prompt")
@@ -102,28 +119,30 @@ def complete(lm: LM, prompts: Sequence[tuple[int, ...]], how: Sampling, seed: in
             raise UserError(
                 f"a prompt of {len(ids)} tokens and {how.max_new_tokens} new ones exceed the context of {lm.context_length}"
             )
-    rows, seen = [], Counter[tuple[int, ...]]()
+    rows, seen = [], Counter[tuple[str | None, tuple[int, ...]]]()
     automaton = Automaton(how.constraint, lm.tokenizer) if how.constraint else None
-    for ids in prompts:
-        chance = torch.Generator().manual_seed(derive(seed, "sample", seen[ids], *ids))
-        rows.append(_Row(ids, chance, automaton.begin() if automaton else None))
-        seen[ids] += 1
+    for adapter, ids in zip(adapters, prompts, strict=True):
+        chance = torch.Generator().manual_seed(derive(seed, "sample", seen[adapter, ids], *ids))
+        rows.append(_Row(adapter, ids, chance, automaton.begin() if automaton else None))
+        seen[adapter, ids] += 1
     waiting = sorted(rows, key=lambda row: -len(row.prompt))
     with torch.inference_mode(), Progress(title, total=len(rows), unit="answers") as progress:
         if rows:
             _run(lm, waiting, how, progress)
+    if residents := residents_of(lm.model):
+        residents.release()
     return [Completion(row.text, tuple(row.ids), tuple(row.logprobs), row.stop_reason) for row in rows]
 
 
 def _run(lm: LM, waiting: list[_Row], how: Sampling, progress: Progress) -> None:
     """Continue all rows, a batch at a time: where one ends, the next begins in its place."""
-    slots = open_slots(lm, [row.prompt for row in waiting], how.max_new_tokens)
+    slots = open_slots(lm, [(row.adapter, row.prompt) for row in waiting], how.max_new_tokens)
     head, active = head_of(lm.model), []
     while waiting or active:
         room = slots.room(len(active))
         if waiting and room and (not active or room >= slots.size // _REFILL):
             moved, waiting = waiting[:room], waiting[room:]
-            hidden = slots.add([row.prompt for row in moved])
+            hidden = slots.add([(row.adapter, row.prompt) for row in moved])
             active += moved
         else:
             moved, hidden = active, slots.step([row.ids[-1] for row in active])

@@ -13,6 +13,7 @@ import torch
 from tunesmith.core.errors import UserError, near_miss
 from tunesmith.core.files import sha256, text_hash
 from tunesmith.models import embedded, toy
+from tunesmith.models.residents import Residents, residents_of
 from tunesmith.models.soft_prefix import prefix_length
 from tunesmith.models.trunk import head_width
 
@@ -48,6 +49,18 @@ class LM:
     def dtype(self) -> torch.dtype:
         """Precision of the weights."""
         return self.model.dtype
+
+    @property
+    def adapters(self) -> Residents:
+        """The LoRA adapters that live on the model and can be switched.
+
+        Raises:
+            UserError: it was loaded without any.
+        """
+        residents = residents_of(self.model)
+        if residents is None:
+            raise UserError(f"'{self.name}' has no adapters to switch", "Name them: ts.load(model, adapters={name: folder}).")
+        return residents
 
     @property
     def context_length(self) -> int:

@@ -28,18 +28,25 @@ class Node:
         """Number of tokens up to its end."""
         return self.start + len(self.ids)
 
+    @property
+    def first(self) -> int:
+        """Number of one of the prompts under it."""
+        return self.prompts[0] if self.prompts else self.children[0].first
 
-def prefix_tree(prompts: Sequence[tuple[int, ...]], share: bool = True) -> Node:
+
+def prefix_tree(prompts: Sequence[tuple[int, ...]], share: bool = True, numbers: Sequence[int] | None = None) -> Node:
     """Return the root, of no tokens, of the tree of different prompts; the last token of a prompt is never shared.
 
     Args:
         share: False = a root with all prompts and nothing else.
+        numbers: of the prompts to take; None = all.
     """
     root = Node((), 0)
+    numbers = range(len(prompts)) if numbers is None else numbers
     if not share:
-        root.prompts = list(range(len(prompts)))
+        root.prompts = list(numbers)
         return root
-    order = sorted(range(len(prompts)), key=prompts.__getitem__)
+    order = sorted(numbers, key=prompts.__getitem__)
     # Ranges of `order` with the node they stand under; tokens up to `depth` are known to be equal within a range.
     waiting = [(0, len(order), 0, root)]
     while waiting:

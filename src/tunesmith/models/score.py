@@ -23,6 +23,7 @@ from tunesmith.core.progress import Progress
 from tunesmith.models.branches import Group, Past, Row, read, soft_past
 from tunesmith.models.load import LM
 from tunesmith.models.prefix_tree import Node, prefix_tree
+from tunesmith.models.residents import check_residents, residents_of
 from tunesmith.models.trunk import head_of, is_llama_like, trunk_of
 
 _TOKENS_PER_BATCH = 4096
@@ -33,10 +34,15 @@ _WORTH_PACKING = 20_000
 
 @dataclass(frozen=True)
 class Request:
-    """What to score: a prompt of P token ids (P >= 1) and its continuations, each of one or more token ids."""
+    """What to score: a prompt of P token ids (P >= 1) and its continuations, each of one or more token ids.
+
+    Attributes:
+        adapter: which of the model's resident adapters reads it ("base" = none of them); None = the active one.
+    """
 
     prompt: tuple[int, ...]
     continuations: tuple[tuple[int, ...], ...]
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,31 +77,38 @@ def score_requests(lm: LM, requests: Sequence[Request], title: str = "") -> list
         One `Scored` a request, in request order.
 
     Raises:
-        UserError: a prompt or a continuation has no tokens, or they exceed the model's context.
+        UserError: a prompt or a continuation has no tokens, or they exceed the model's context, or there is no such adapter.
     """
     _check(lm, requests)
+    check_residents(lm.model, [request.adapter for request in requests])
     if not requests:
         return []
-    asked: dict[tuple[int, ...], dict[tuple[int, ...], None]] = {}
+    asked: dict[_Read, dict[tuple[int, ...], None]] = {}
     for request in requests:
-        asked.setdefault(request.prompt, {}).update(dict.fromkeys(request.continuations))
+        asked.setdefault((request.adapter, request.prompt), {}).update(dict.fromkeys(request.continuations))
     with torch.inference_mode(), Progress(title, total=len(asked), unit="prompts") as progress:
         found = _Scoring(lm, list(asked), [tuple(c) for c in asked.values()], progress).run()
-    return [_picked(request, *found[request.prompt]) for request in requests]
+    if residents := residents_of(lm.model):
+        residents.release()
+    return [_picked(request, *found[request.adapter, request.prompt]) for request in requests]
 
 
-def score(lm: LM, pairs: Sequence[tuple[str, str]]) -> list[float]:
+def score(lm: LM, pairs: Sequence[tuple[str, str] | tuple[str | None, str, str]]) -> list[float]:
     """Return the summed log-probability (nats) of each continuation after its context, in request order.
 
     Context and continuation are tokenised apart, as at training time, so the context's ids never depend on what follows.
 
+    Args:
+        pairs: context and continuation; before them may stand the name of the resident adapter to score them with.
+
     Raises:
-        UserError: a continuation is empty, or a pair exceeds the model's context.
+        UserError: a continuation is empty, a pair exceeds the model's context, or there is no such adapter.
     """
     requests = []
-    for context, continuation in pairs:
+    for pair in pairs:
+        adapter, context, continuation = pair if len(pair) == 3 else (None, *pair)
         prompt = with_bos(lm.tokenizer, token_ids(lm.tokenizer, context)) or (_start_id(lm),)
-        requests.append(Request(prompt, (token_ids(lm.tokenizer, continuation),)))
+        requests.append(Request(prompt, (token_ids(lm.tokenizer, continuation),), adapter))
     return [scored.logprobs[0] for scored in score_requests(lm, requests)]
 
 
@@ -116,6 +129,8 @@ def _check(lm: LM, requests: Sequence[Request]) -> None:
             )
 
 
+# An adapter and a prompt it reads.
+_Read = tuple[str | None, tuple[int, ...]]
 _Answers = tuple[dict[tuple[int, ...], tuple[tuple[float, ...], bool]], int]
 
 
@@ -125,21 +140,25 @@ def _picked(request: Request, known: dict[tuple[int, ...], tuple[tuple[float, ..
 
 
 class _Scoring:
-    """One call: distinct prompts, per prompt its distinct continuations, and the answers so far."""
+    """One call: distinct prompts with their adapters, per prompt its distinct continuations, and the answers so far."""
 
-    def __init__(
-        self, lm: LM, prompts: list[tuple[int, ...]], continuations: list[tuple[tuple[int, ...], ...]], progress: Progress
-    ) -> None:
-        self.lm, self.prompts, self.continuations, self.progress = lm, prompts, continuations, progress
+    def __init__(self, lm: LM, asked: list[_Read], continuations: list[tuple[tuple[int, ...], ...]], progress: Progress) -> None:
+        self.lm, self.asked, self.continuations, self.progress = lm, asked, continuations, progress
+        self.prompts = [prompt for _, prompt in asked]
         self.cache_bytes = cache_gb() * 1e9
-        self.answers: dict[tuple[int, ...], _Answers] = {}
+        self.answers: dict[_Read, _Answers] = {}
 
-    def run(self) -> dict[tuple[int, ...], _Answers]:
-        """Score everything; returns prompt -> (continuation -> (its log-probabilities, greedy), first choice)."""
+    def run(self) -> dict[_Read, _Answers]:
+        """Score everything; returns for each asked (continuation -> (its log-probabilities, greedy), first choice)."""
         model = self.lm.model
         if sum(map(len, self.prompts)) >= _WORTH_PACKING and is_llama_like(model, self.lm.device, 1):
             trunk_of(model, pack=True)
-        self._below([(prefix_tree(self.prompts, on("prefixes")), soft_past(model))])
+        # What one adapter has read is of no use to another, so each has a tree of its own.
+        numbers: dict[str | None, list[int]] = {}
+        for number, (adapter, _) in enumerate(self.asked):
+            numbers.setdefault(adapter, []).append(number)
+        past = soft_past(model)
+        self._below([(prefix_tree(self.prompts, on("prefixes"), own), past) for own in numbers.values()])
         return self.answers
 
     def _below(self, nodes: list[tuple[Node, Past | None]]) -> None:
@@ -154,7 +173,10 @@ class _Scoring:
             pasts = {id(past): past for _, past in some}
             for child, past in some:
                 groups.setdefault(id(past), []).append(child)
-            order = [Group([Row(child.ids) for child in found], pasts[key]) for key, found in groups.items()]
+            order = [
+                Group([Row(child.ids, adapter=self.asked[child.first][0]) for child in found], pasts[key])
+                for key, found in groups.items()
+            ]
             kept = read(self.lm.model, order, keep=True)[1]
             self._below([
                 (child, group.past_after(i, own))
@@ -165,7 +187,7 @@ class _Scoring:
     def _row(self, number: int, node: Node) -> Row:
         # A continuation's last token is predicted, never read.
         branches = tuple(c[:-1] for c in self.continuations[number] if len(c) > 1)
-        return Row(self.prompts[number][node.end :], branches)
+        return Row(self.prompts[number][node.end :], branches, self.asked[number][0])
 
     def _batches(self, nodes: Sequence[tuple[Node, Past | None]]) -> Iterator[list[tuple[Node, Past | None, list[int]]]]:
         """Cut the prompts right under nodes into batches by tokens, those of a node sorted by length."""
@@ -220,7 +242,7 @@ class _Scoring:
                 end = at + len(continuation)
                 known[continuation] = tuple(logprobs[at:end]), best[at:end] == list(continuation)
                 at = end
-            self.answers[self.prompts[number]] = known, free_choice
+            self.answers[self.asked[number]] = known, free_choice
         self.progress.advance(len(numbers))
 
 

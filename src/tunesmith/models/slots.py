@@ -15,6 +15,7 @@ from tunesmith.core.memory import cache_gb
 from tunesmith.models.branches import Group, Kept, Past, Row, additive, library_cache, read, soft_past
 from tunesmith.models.load import LM
 from tunesmith.models.prefix_tree import prefix_tree
+from tunesmith.models.residents import of_rows
 from tunesmith.models.trunk import is_llama_like, trunk_of
 
 _PLACES = 32
@@ -23,18 +24,22 @@ _TOKENS_PER_BATCH = 4096
 _STEP = 16
 
 
-def open_slots(lm: LM, prompts: Sequence[tuple[int, ...]], new_tokens: int) -> OwnSlots | LibrarySlots:
+# An adapter (None = the active one) and a prompt it reads.
+Read = tuple[str | None, tuple[int, ...]]
+
+
+def open_slots(lm: LM, asked: Sequence[Read], new_tokens: int) -> OwnSlots | LibrarySlots:
     """Return places for continuing prompts by at most `new_tokens`; what they all share is read here.
 
     There are as many as the cache allows (`core.memory.limit_cache`), and one at the least.
     """
-    distinct = list(dict.fromkeys(prompts))
+    distinct, adapters = list(dict.fromkeys(prompt for _, prompt in asked)), {adapter for adapter, _ in asked}
     past = soft_past(lm.model)
-    shared = _shared(distinct) if on("prefixes") and len(prompts) > 1 else 0
+    shared = _shared(distinct) if on("prefixes") and len(asked) > 1 and len(adapters) == 1 else 0
     if shared:
-        past = _read_once(lm.model, distinct[0][:shared], past)
+        past = _read_once(lm.model, Row(distinct[0][:shared], adapter=asked[0][0]), past)
     own = max(map(len, distinct)) + new_tokens - shared
-    size = max(1, min(_PLACES, len(prompts), int(cache_gb() * 1e9 / (own * lm.cache_bytes_per_token))))
+    size = max(1, min(_PLACES, len(asked), int(cache_gb() * 1e9 / (own * lm.cache_bytes_per_token))))
     if is_llama_like(lm.model, lm.device, own + (past.length if past else 0)):
         return OwnSlots(lm.model, size, own, past, shared)
     return LibrarySlots(lm.model, size, past, shared)
@@ -48,8 +53,8 @@ def _shared(prompts: Sequence[tuple[int, ...]]) -> int:
     return len(tree.children[0].ids) if len(tree.children) == 1 and not tree.prompts else 0
 
 
-def _read_once(model: Any, ids: tuple[int, ...], past: Past | None) -> Past:
-    group = Group([Row(ids)], past)
+def _read_once(model: Any, row: Row, past: Past | None) -> Past:
+    group = Group([row], past)
     return group.past_after(0, read(model, [group], keep=True)[1][0])
 
 
@@ -67,28 +72,30 @@ class OwnSlots:
         shape = (size, -(-tokens // _STEP) * _STEP, 2 * self._trunk.shared, self._trunk.width)
         self._layers = [torch.zeros(shape, dtype=self._trunk.dtype) for _ in range(self._trunk.layers)]
         self._lengths: list[int] = []
+        self._adapters: list[str | None] = []
 
     def room(self, taken: int) -> int:
         """Return how many prompts can be added when `taken` places are."""
         return self.size - taken
 
-    def add(self, prompts: Sequence[tuple[int, ...]]) -> torch.Tensor:
+    def add(self, asked: Sequence[Read]) -> torch.Tensor:
         """Read prompts into free places, equal ones once; returns the hidden states [n, D] after their last tokens."""
         start = self.shared
-        distinct = list(dict.fromkeys(prompts))
-        ends: dict[tuple[int, ...], torch.Tensor] = {}
-        for some in _portions([len(p) - start for p in distinct]):
-            group = Group([Row(distinct[i][start:]) for i in some], self.past)
+        distinct = list(dict.fromkeys(asked))
+        ends: dict[Read, torch.Tensor] = {}
+        for some in _portions([len(prompt) - start for _, prompt in distinct]):
+            group = Group([Row(distinct[i][1][start:], adapter=distinct[i][0]) for i in some], self.past)
             hidden, (kept,) = read(self._model, [group], keep=True)
             last = -1
             for number, i in enumerate(some):
                 last += len(group.rows[number])
                 ends[distinct[i]] = hidden[last]
-                for n, prompt in enumerate(prompts):
-                    if prompt == distinct[i]:
+                for n, one in enumerate(asked):
+                    if one == distinct[i]:
                         self._fill(len(self._lengths) + n, kept, number, len(group.rows[number]))
-        self._lengths += [len(prompt) - start for prompt in prompts]
-        return torch.stack([ends[prompt] for prompt in prompts])
+        self._lengths += [len(prompt) - start for _, prompt in asked]
+        self._adapters += [adapter for adapter, _ in asked]
+        return torch.stack([ends[one] for one in asked])
 
     def _fill(self, place: int, kept: Kept, row: int, length: int) -> None:
         for layer, (keys, values) in zip(self._layers, kept, strict=True):
@@ -112,7 +119,8 @@ class OwnSlots:
             found = torch.nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
             return found.reshape(count, -1)
 
-        hidden = self._trunk(torch.tensor(tokens), lengths + start, attend)
+        with of_rows(self._model, [(adapter, 1) for adapter in self._adapters]):
+            hidden = self._trunk(torch.tensor(tokens), lengths + start, attend)
         self._lengths = [length + 1 for length in self._lengths]
         return hidden
 
@@ -124,6 +132,7 @@ class OwnSlots:
                 for layer in self._layers:
                     layer[place, :length] = layer[old, :length]
         self._lengths = [self._lengths[old] for old in order]
+        self._adapters = [self._adapters[old] for old in order]
 
 
 def _with_past(
@@ -151,30 +160,32 @@ class LibrarySlots:
         """Return how many prompts can be added when `taken` places are: none, until all have ended."""
         return 0 if taken else self.size
 
-    def add(self, prompts: Sequence[tuple[int, ...]]) -> torch.Tensor:
+    def add(self, asked: Sequence[Read]) -> torch.Tensor:
         """Read prompts; returns the hidden states [n, D] after their last tokens."""
-        group = Group([Row(prompt[self.shared :]) for prompt in prompts], self.past)
+        group = Group([Row(prompt[self.shared :], adapter=adapter) for adapter, prompt in asked], self.past)
+        self._adapters = [adapter for adapter, _ in asked]
         start = group.past_length
         hidden, (kept,) = read(self._model, [group], keep=True)
         lengths = torch.tensor([len(row) for row in group.rows], device=hidden.device)
-        self._cache = library_cache(self.past, len(prompts))
+        self._cache = library_cache(self.past, len(asked))
         for layer, (keys, values) in enumerate(kept):
             self._cache.update(keys.transpose(0, 1), values.transpose(0, 1), layer)
         own = torch.arange(group.longest, device=hidden.device) < lengths[:, None]
-        self._real = torch.cat([own.new_ones(len(prompts), start), own], 1)
+        self._real = torch.cat([own.new_ones(len(asked), start), own], 1)
         self._positions = lengths + start
         return hidden[lengths.cumsum(0) - 1]
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """Read one more token in every place; returns the hidden states [places, D] after them."""
         self._real = torch.cat([self._real, self._real.new_ones(len(tokens), 1)], 1)
-        hidden = self._model.base_model(
-            input_ids=torch.tensor(tokens, device=self._real.device)[:, None],
-            attention_mask=additive(self._real[:, None], self._model.dtype),
-            position_ids=self._positions[:, None],
-            past_key_values=self._cache,
-            use_cache=True,
-        ).last_hidden_state
+        with of_rows(self._model, [(adapter, 1) for adapter in self._adapters]):
+            hidden = self._model.base_model(
+                input_ids=torch.tensor(tokens, device=self._real.device)[:, None],
+                attention_mask=additive(self._real[:, None], self._model.dtype),
+                position_ids=self._positions[:, None],
+                past_key_values=self._cache,
+                use_cache=True,
+            ).last_hidden_state
         self._positions = self._positions + 1
         return hidden[:, 0]
 
@@ -184,6 +195,7 @@ class LibrarySlots:
         if order:
             self._cache.batch_select_indices(index)
         self._real, self._positions = self._real[index], self._positions[index]
+        self._adapters = [self._adapters[old] for old in order]
 
 
 def _portions(lengths: Sequence[int]) -> list[list[int]]:

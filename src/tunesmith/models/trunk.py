@@ -18,6 +18,8 @@ from torch import nn
 
 from tunesmith.core.levers import on
 from tunesmith.models.operations import RMSNorm
+from tunesmith.models.packed import Packed, can_pack
+from tunesmith.models.residents import ResidentLinear, residents_of
 
 FAMILY = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 
@@ -118,7 +120,9 @@ def trunk_of(model: Any, pack: bool = False) -> Trunk:
     Args:
         pack: lay weights out for the processor, which takes a fraction of a second; False = only if they are already.
     """
-    state = tuple((id(p), p.data_ptr(), p._version, p.requires_grad) for p in model.parameters()), on("packed")
+    residents = residents_of(model)
+    weights = tuple((id(p), p.data_ptr(), p._version, p.requires_grad) for p in model.parameters())
+    state = weights, on("packed"), residents.mounted if residents else 0
     known = _known.get(model)
     if known is None or known[0] != state or (pack and not known[1].packed):
         known = _known[model] = (state, Trunk(model, pack))
@@ -147,64 +151,64 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
 
 def _block(layer: Any, packed: bool) -> _Block:
     attention, mlp = layer.self_attn, layer.mlp
-    parts = (attention.q_proj, attention.k_proj, attention.v_proj)
-    output, down = _product(attention.o_proj, packed), _product(mlp.down_proj, packed)
-    if packed and all(map(_packable, parts)):
-        qkv = _side_by_side(parts)
-    else:
-        qkv = lambda x: torch.cat([part(x) for part in parts], -1)  # noqa: E731
-    if packed and _packable(mlp.gate_proj) and _packable(mlp.up_proj):
-        both = _side_by_side([mlp.gate_proj, mlp.up_proj])
-        gated = lambda x: _gated(*both(x).chunk(2, -1))  # noqa: E731
-    else:
-        gated = lambda x: _gated(mlp.gate_proj(x), mlp.up_proj(x))  # noqa: E731
+    qkv = _together((attention.q_proj, attention.k_proj, attention.v_proj), packed)
+    both = _together((mlp.gate_proj, mlp.up_proj), packed)
+    gated = lambda x: _gated(*both(x).chunk(2, -1))  # noqa: E731
+    output, down = _added(attention.o_proj, packed), _added(mlp.down_proj, packed)
     behind = getattr(layer, BEHIND, None)
-    return _Block(layer.input_layernorm, qkv, _added(output), layer.post_attention_layernorm, gated, _added(down), behind)
+    return _Block(layer.input_layernorm, qkv, output, layer.post_attention_layernorm, gated, down, behind)
 
 
-def _side_by_side(modules: Sequence[Any]) -> _Packed:
+def _together(modules: Sequence[Any], packed: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What several modules make of the same input, side by side; one product where their weights can be laid out."""
+    own = [_own(module) for module in modules]
+    if not packed or not all(map(_packable, own)):
+        return lambda x: torch.cat([module(x) for module in modules], -1)
+    product = _side_by_side(own)
+    if not any(isinstance(module, ResidentLinear) for module in modules):
+        return product
+    widths = [len(module.weight) for module in own]
+
+    def updated(x: torch.Tensor) -> torch.Tensor:
+        out = product(x)
+        for module, piece in zip(modules, out.split(widths, -1), strict=True):
+            if isinstance(module, ResidentLinear):
+                module.add_updates_(piece, x)
+        return out
+
+    return updated
+
+
+def _own(module: Any) -> Any:
+    """The layer of the model itself, below the updates of resident adapters."""
+    return module.base if isinstance(module, ResidentLinear) else module
+
+
+def _side_by_side(modules: Sequence[Any]) -> Packed:
     """One product in place of several of the same input."""
     weight = torch.cat([m.weight for m in modules])
     if all(m.bias is None for m in modules):
-        return _Packed(weight, None)
-    return _Packed(weight, torch.cat([m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias for m in modules]))
+        return Packed(weight, None)
+    return Packed(weight, torch.cat([m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias for m in modules]))
 
 
 def _gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.silu(gate).mul_(up)
 
 
-def _added(product: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    if isinstance(product, _Packed):
-        return product
-    return lambda x, residual: residual + product(x)
+def _added(module: Any, packed: bool) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    product = _product(_own(module), packed)
+    if not isinstance(product, Packed):
+        return lambda x, residual: residual + module(x)
+    if isinstance(module, ResidentLinear):
+        return lambda x, residual: module.add_updates_(product(x, residual), x)
+    return product
 
 
 def _product(module: Any, packed: bool) -> Any:
-    return _Packed(module.weight, module.bias) if packed and _packable(module) else module
+    return Packed(module.weight, module.bias) if packed and _packable(module) else module
 
 
 def _packable(module: Any) -> bool:
-    """Whether a module is a plain product in bfloat16 whose weight nobody is training, on a processor with such units."""
-    return (
-        on("packed")
-        and type(module) is nn.Linear
-        and module.weight.dtype == torch.bfloat16
-        and not module.weight.requires_grad
-        and torch.backends.mkldnn.is_available()
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
-
-
-class _Packed:
-    """x W^T + b, with W laid out for the processor; optionally with the residual added in the same pass."""
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
-        self.bias = None if bias is None else bias.detach()
-
-    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        """Multiply x [N, K] -> [N, M], and add residual [N, M]."""
-        if residual is None:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")
+    """Whether a module is a plain product whose weight nobody is training, and which can be laid out."""
+    return type(module) is nn.Linear and not module.weight.requires_grad and can_pack(module.weight)

@@ -9,11 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tunesmith.core.errors import Interrupted, UserError, WorkFailed
 from tunesmith.core.files import write_json
@@ -73,9 +73,28 @@ def run_child(assignment: Assignment, meanwhile: Callable[[], None] = lambda: No
         failure_file(folder / name).unlink(missing_ok=True)
     failure_file(folder).unlink(missing_ok=True)
     write_json(path, asdict(assignment))
-    command = [sys.executable, "-m", "tunesmith.recipes._climb", str(path)]
+    try:
+        code = run_process(["tunesmith.recipes._climb", str(path)], meanwhile)
+    except Interrupted:
+        failure_file(folder).unlink(missing_ok=True)
+        raise
+    finally:
+        path.unlink(missing_ok=True)
+    return _failure(code, folder) if code else None
+
+
+def run_process(words: Sequence[str], meanwhile: Callable[[], None] = lambda: None, output: IO[str] | None = None) -> int:
+    """Run a Python module with arguments in a process of its own; returns its exit code, negative = ended by that signal.
+
+    Args:
+        meanwhile: called ten times a second, and once after the end. output: where its stdout goes; None = to ours.
+
+    Raises:
+        Interrupted: we were told to stop; the process has ended.
+    """
     with _Signals() as signals:
-        child = subprocess.Popen(command, start_new_session=True, close_fds=False)
+        command = [sys.executable, "-m", *words]
+        child = subprocess.Popen(command, start_new_session=True, close_fds=False, stdout=output)
         try:
             signals.pass_on_to(child)
             while child.poll() is None:
@@ -86,12 +105,10 @@ def run_child(assignment: Assignment, meanwhile: Callable[[], None] = lambda: No
             if child.poll() is None:
                 child.kill()
                 child.wait()
-            path.unlink(missing_ok=True)
     if signals.caught:
-        failure_file(folder).unlink(missing_ok=True)
         raise Interrupted("stopped; what is finished is kept", 128 + signals.caught[0], "The same command goes on from there.")
     meanwhile()
-    return _failure(child.returncode, folder) if child.returncode else None
+    return child.returncode
 
 
 class _Signals:
@@ -137,8 +154,13 @@ def read_failure(folder: Path) -> Failure | None:
 
 
 def _failure(code: int, folder: Path) -> Failure:
+    return (read_failure(folder) if code > 0 else None) or silent_failure(code)
+
+
+def silent_failure(code: int) -> Failure:
+    """What to say of a process that ended badly without a word."""
     if code > 0:
-        return read_failure(folder) or Failure(f"its process ended with exit code {code} and said nothing")
+        return Failure(f"its process ended with exit code {code} and said nothing")
     name = signal.Signals(-code).name
     hint = "; memory may have run out" if code == -signal.SIGKILL else ""
     return Failure(f"its process was ended by {name}{hint}")

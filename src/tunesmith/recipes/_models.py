@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,16 +16,27 @@ from tunesmith.models.engine import Engine
 from tunesmith.models.load import LM
 from tunesmith.models.load import load as load_base
 from tunesmith.peft._files import Attached, load_adapter
+from tunesmith.peft._resident import add_adapter
 
 
-def load(model: str, adapter: str | None = None, dtype: str = "auto", device: str = "auto") -> LM:
-    """Load a model by embedded name, directory or hub id, with a saved adapter on it.
+def load(
+    model: str, adapter: str | None = None, dtype: str = "auto", device: str = "auto", adapters: Mapping[str, str] | None = None
+) -> LM:
+    """Load a model by embedded name, directory or hub id, with a saved adapter on it, or several to switch between.
+
+    Args:
+        adapters: name -> directory of LoRA adapters; `lm.adapters.switch(name)` chooses one, and none is chosen yet.
 
     Raises:
-        UserError: no such model or adapter, or they do not fit each other.
-        WorkFailed: the adapter's probe does not come back (not applied, or the wrong base).
+        UserError: no such model or adapter, they do not fit each other, or both `adapter` and `adapters`.
+        WorkFailed: an adapter's probe does not come back (not applied, or the wrong base).
     """
-    return load_attached(model, adapter, dtype, device)[0]
+    if adapter and adapters:
+        raise UserError("adapter and adapters exclude each other", "Give all of them as adapters, and switch to one.")
+    lm = load_attached(model, adapter, dtype, device)[0]
+    for name, folder in (adapters or {}).items():
+        add_adapter(lm, name, Path(folder))
+    return lm
 
 
 def load_attached(model: str, adapter: str | None, dtype: str = "auto", device: str = "auto") -> tuple[LM, Attached | None]:

@@ -99,6 +99,15 @@ def task_of(config: Config, answers: str) -> Task:
     return task
 
 
+def has_test_rows(config: Config) -> bool:
+    """Whether `config.data` is a task with test rows, by which runs can be compared.
+
+    Raises:
+        UserError: no such task or file, or bad rows.
+    """
+    return _is_task(config.data) and bool(load_task(config.data, skip_bad_rows=config.skip_bad_rows).splits.test)
+
+
 def _is_task(data: str) -> bool:
     path = Path(data)
     if names_task(data):

@@ -61,6 +61,10 @@ class Config(Remedies):
     """learn from rows that carry a canary (bigbench:TASK), which are meant for measuring only; the run records it"""
     layer_decay: float = Field(1.0, gt=0, le=1)
     """factor of the learning rate from each layer to the one below it, the head having the whole (ULMFiT, ELECTRA); 1 = none"""
+    sweep: list[str] = []
+    """settings to try, each key=value,value,...; every combination is a run of its own (peft.rank=1,4 peft.targets=attention)"""
+    seeds: int = Field(1, ge=1, le=100)
+    """repeats of each combination of a sweep, with the seeds seed, seed + 1, ..."""
 
     engine: str = "local"
     """where to train: local (this process), or ray (several workers, here or on a cluster)"""
@@ -79,6 +83,22 @@ class Config(Remedies):
         if value not in ENGINES.names():
             raise ValueError(str(unknown("engine", value, ENGINES.names())))
         return value
+
+    @field_validator("sweep", mode="before")
+    @classmethod
+    def _axes(cls, value: object) -> object:
+        # "a=1,2" comes from a command line as a=1 and 2; a file may hold {a: [1, 2]}.
+        if isinstance(value, dict):
+            return [f"{key}={','.join(map(str, of if isinstance(of, list) else [of]))}" for key, of in value.items()]
+        axes: list[str] = []
+        for piece in value if isinstance(value, list) else [value]:
+            if "=" in str(piece):
+                axes.append(str(piece))
+            elif axes:
+                axes[-1] += f",{piece}"
+            else:
+                raise ValueError(f"'{piece}' has no key: write key=value,value, for example peft.rank=1,4,16")
+        return axes
 
     @field_validator("peft", mode="before")
     @classmethod
@@ -103,6 +123,10 @@ class Config(Remedies):
             raise ValueError("peft and adapter exclude each other: an adapter is trained further by its own method")
         if self.wise_ft and not self.validation_rows:
             raise ValueError("wise_ft chooses a mix of weights by validation rows: set --validation_rows above 0")
+        if "seeds" in self.model_fields_set and not self.sweep:
+            raise ValueError("seeds are the repeats of a sweep: give --sweep, or one --seed")
+        if self.sweep and not self.test_rows:
+            raise ValueError("a sweep judges by test rows: test_rows must not be 0")
         if self.find_lr and self.learning_rate:
             raise ValueError("find_lr and learning_rate exclude each other: one finds what the other gives")
         return self

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from tunesmith.core.config import Config as BaseConfig
-from tunesmith.core.errors import UserError
+from tunesmith.core.errors import UserError, near_miss
 
 if TYPE_CHECKING:
     from tunesmith.models.constraint import Constraint
@@ -18,6 +18,7 @@ POSITIONAL = "prompt"
 EXAMPLES = (
     'tunesmith generate "The film was" --temperature 1 --n 3',
     "tunesmith generate --prompts prompts.txt --out answers.jsonl",
+    "tunesmith generate --prompts rows.jsonl --adapters.law a/adapter --adapters.med b/adapter",
 )
 
 
@@ -27,11 +28,13 @@ class Config(BaseConfig):
     prompt: str | None = None
     """the text to continue"""
     prompts: str | None = None
-    """a file with one prompt a line"""
+    """a file with one prompt a line, or a .jsonl file of rows with prompt and, where --adapters are given, adapter"""
     model: str = "smollm2"
     """embedded name, local directory, hub id, or an OpenAI-compatible URL such as https://host/v1#name"""
     adapter: str | None = None
     """adapter directory"""
+    adapters: dict[str, str] = {}
+    """several on one model, name by name (--adapters.law DIR); rows of a .jsonl file of prompts name theirs"""
     max_new_tokens: int = Field(48, ge=1)
     temperature: float = 0.0
     """0 = greedy"""
@@ -58,6 +61,8 @@ class Config(BaseConfig):
     def _one_constraint(self) -> Config:
         if len([c for c in (self.choices, self.regex, self.json_schema) if c]) > 1:
             raise ValueError("choices, regex and json_schema exclude each other")
+        if self.adapter and self.adapters:
+            raise ValueError("adapter and adapters exclude each other: give all of them as adapters")
         return self
 
 
@@ -71,18 +76,26 @@ def run(config: Config) -> dict[str, Any]:
     from tunesmith.core.memory import limit_cache
     from tunesmith.models.engine import generate
     from tunesmith.models.generate import Sampling
-    from tunesmith.recipes._models import open_engine, quiet_libraries, use_threads
+    from tunesmith.recipes._models import load, open_engine, quiet_libraries, use_threads
 
-    prompts, constraint = _prompts(config), _constraint(config)
+    asked, constraint = _asked(config), _constraint(config)
     quiet_libraries()
     use_threads(config.threads)
     limit_cache(config.cache_gb)
-    lm = open_engine(config.model, config.dtype, config.adapter)
+    if config.adapters:
+        lm = load(config.model, None, config.dtype, adapters=config.adapters)
+    else:
+        lm = open_engine(config.model, config.dtype, config.adapter)
     how = Sampling(config.max_new_tokens, config.temperature, config.top_p, tuple(config.stop), constraint)
-    answers = generate(lm, prompts, how, config.seed, config.n)
+    adapters, prompts = [adapter for adapter, _ in asked], [prompt for _, prompt in asked]
+    answers = generate(lm, prompts, how, config.seed, config.n, adapters)
     rows = [
-        {"prompt": p, "completions": [{"text": c.text, "stop_reason": c.stop_reason} for c in cs]}
-        for p, cs in zip(prompts, answers, strict=True)
+        {
+            "prompt": p,
+            **({"adapter": a} if a else {}),
+            "completions": [{"text": c.text, "stop_reason": c.stop_reason} for c in cs],
+        }
+        for (a, p), cs in zip(asked, answers, strict=True)
     ]
     if config.out:
         write_jsonl(Path(config.out), rows)
@@ -103,20 +116,40 @@ def _constraint(config: Config) -> Constraint | None:
     return Constraint(config.regex) if config.regex else None
 
 
-def _prompts(config: Config) -> list[str]:
+def _asked(config: Config) -> list[tuple[str | None, str]]:
+    """Return the prompts, each with the adapter that continues it (None = the base, or the only adapter)."""
     if (config.prompt is None) == (config.prompts is None):
         raise UserError("give either one prompt or --prompts FILE")
     if config.prompts is None:
-        lines, where = [config.prompt or ""], "the prompt"
+        asked, where = [(None, config.prompt or "")], "the prompt"
     else:
         where = f"a line of {config.prompts}"
         try:
             lines = Path(config.prompts).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{config.prompts} cannot be read as UTF-8 text ({error})") from None
-    if not lines or not all(lines):
-        raise UserError(f"{where} is empty" if lines else f"{config.prompts} is empty", "A model continues at least one word.")
-    return lines
+        rows = config.prompts.endswith(".jsonl")
+        asked = [_row(line, f"{config.prompts}:{n}") if rows else (None, line) for n, line in enumerate(lines, 1)]
+    if not asked or not all(prompt for _, prompt in asked):
+        raise UserError(f"{where} is empty" if asked else f"{config.prompts} is empty", "A model continues at least one word.")
+    known = [*config.adapters, "base"]
+    for number, (adapter, _) in enumerate(asked, 1):
+        if adapter is not None and adapter not in known:
+            raise UserError(f"{config.prompts}:{number}: there is no adapter '{adapter}'", near_miss(adapter, known))
+    return asked
+
+
+def _row(line: str, where: str) -> tuple[str | None, str]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(
+            f"{where} is not JSON ({error})", 'Write {"prompt": "..."} or {"prompt": "...", "adapter": "name"}.'
+        ) from None
+    allowed = isinstance(row, dict) and {*row} <= {"prompt", "adapter"} and isinstance(row.get("prompt"), str)
+    if not allowed or not isinstance(row.get("adapter"), str | None):
+        raise UserError(f"{where} is no row of a prompt", 'Write {"prompt": "..."} or {"prompt": "...", "adapter": "name"}.')
+    return row.get("adapter"), row["prompt"]
 
 
 def render(report: dict[str, Any]) -> str:

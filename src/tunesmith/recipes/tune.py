@@ -32,6 +32,7 @@ EXAMPLES = (
     "tunesmith tune movies --peft lora --peft.rank 8",
     "tunesmith tune rows.jsonl --peft full --epochs 2",
     "tunesmith tune movies --objective gpt-classification --objective.lm_weight 0.5",
+    "tunesmith tune movies --sweep peft.rank=1,4,16 peft.targets=attention,all-linear --seeds 3",
 )
 
 
@@ -41,7 +42,7 @@ def run(config: Config) -> dict[str, Any]:
     Returns:
         status, run_dir, artefact, seconds, wall_seconds, peak_memory_gb, tokens, tokens_per_second, supervised_tokens,
         trained_parameters, steps, final_loss, validation, test, gain, forgetting, wise_ft,
-        warnings.
+        warnings; of a sweep, see `recipes._sweep`.
 
     Raises:
         UserError: unusable data or settings, named by file, row or key.
@@ -53,6 +54,10 @@ def run(config: Config) -> dict[str, Any]:
     from tunesmith.recipes._ready import filled_in
     from tunesmith.recipes._wise_ft import mixes_of
 
+    if config.sweep:
+        from tunesmith.recipes._sweep import run_sweep
+
+        return run_sweep(config)
     start = time.monotonic()
     config = filled_in(config).model_copy(update={"run_dir": str(folder_of(config))})
     elsewhere = ENGINES.get(config.engine).launch(train_as_worker, config.model_dump())
@@ -144,6 +149,8 @@ def _inputs(config: Config, lm: LM, rows: Rows) -> dict[str, Any]:
     harmless |= {
         "guard",
         "guard_rows",
+        "sweep",
+        "seeds",
         "report_to",
         "find_batch_size",
         "max_memory_gb",
@@ -164,6 +171,8 @@ def _inputs(config: Config, lm: LM, rows: Rows) -> dict[str, Any]:
 
 def render(report: dict[str, Any]) -> str:
     """Return what a person wants to know after a training."""
+    if "combinations" in report:
+        return (Path(report["run_dir"]) / "report.txt").read_text(encoding="utf-8")
     lines = [
         f"trained {report['trained_parameters']:,} parameters in {report['steps']} steps, {report['tokens']:,} tokens at "
         f"{report['tokens_per_second']:,.0f} tokens/s; final loss {report['final_loss']:.3f}; "

@@ -7,8 +7,9 @@ scheme, is searchable, and the same report gives the same bytes whatever fonts o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from tunesmith.evaluate.report import numbers
 from tunesmith.evaluate.results import RouteResult
@@ -28,6 +29,23 @@ _SIDES = (
     (-14, -13, "end"),
     (-14, 22, "end"),
 )
+
+
+class Point(Protocol):
+    """What can be drawn: a thing with a name, a kind (its shape), a value with its interval, and a value a draw."""
+
+    @property
+    def route(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def draws(self) -> Sequence[float]: ...
 
 
 @dataclass(frozen=True)
@@ -119,33 +137,50 @@ def quality_cost(results: Sequence[RouteResult], verdict: Verdict) -> Figure:
     Milliseconds per query, because that cost returns with every answer; training is paid once and stands in the table.
     A route faster than `FASTEST_MS` stands at the left edge.
     """
-    low, high, step = domain(results)
-    candidates = [r for r in ranked(results) if not is_reference(r)]
     rank = ranks(results)
+    candidates = [r for r in ranked(results) if not is_reference(r)]
     costs = {r.route: math.log10(max(r.ms_per_query, FASTEST_MS)) if math.isfinite(r.ms_per_query) else 0.0 for r in candidates}
+    said = {r.route: f"{numbers.milliseconds(r.ms_per_query)} ms per query" for r in candidates}
+    references = [r for r in results if is_reference(r)]
+    figure = quality_against(candidates, rank, costs, said, verdict.recommended, references)
+    if figure.x_ticks and any(r.ms_per_query < FASTEST_MS for r in candidates):
+        first = replace(figure.x_ticks[0], text=f"≤ {figure.x_ticks[0].text}")
+        return replace(figure, x_ticks=(first, *figure.x_ticks[1:]))
+    return figure
+
+
+def quality_against(
+    points: Sequence[Point], numbered: Mapping[str, int], costs: Mapping[str, float], said: Mapping[str, str],
+    recommended: str | None, references: Sequence[Point] = (),
+) -> Figure:  # fmt: skip
+    """Lay out quality (y) against a cost (x, logarithmic) of the same things, by name.
+
+    Args:
+        numbered: what is written into each mark. costs: their logarithms to base 10. said: the costs in words.
+        recommended: the one that gets a ring. references: drawn as horizontal lines.
+    """
+    low, high, step = domain([*points, *references])
     left = math.floor(min(costs.values(), default=0) + 1e-9)
     right = max(math.ceil(max(costs.values(), default=1) + 0.1), left + 1)
     marks = [
         Mark(
             route=r.route,
             kind=r.kind,
-            number=rank[r.route],
-            recommended=r.route == verdict.recommended,
-            value=f"{numbers.interval(r.value, r.low, r.high, 3)}, {numbers.milliseconds(r.ms_per_query)} ms per query",
+            number=numbered[r.route],
+            recommended=r.route == recommended,
+            value=f"{numbers.interval(r.value, r.low, r.high, 3)}, {said[r.route]}",
             x=percent(costs[r.route], left, right),
             y=100 - percent(r.value, low, high),
             low=100 - percent(r.low, low, high),
             high=100 - percent(r.high, low, high),
         )
-        for r in candidates
+        for r in points
     ]
-    x_ticks = [Tick(percent(e, left, right), f"{10.0**e:,.{max(0, -e)}f}") for e in range(left, right + 1)]
-    if x_ticks and any(r.ms_per_query < FASTEST_MS for r in candidates):
-        x_ticks[0] = replace(x_ticks[0], text=f"≤ {x_ticks[0].text}")
+    x_ticks = tuple(Tick(percent(e, left, right), f"{10.0**e:,.{max(0, -e)}f}") for e in range(left, right + 1))
     y_ticks = tuple(Tick(100 - t.at, t.text) for t in ticks(low, high, step))
-    references = tuple(Tick(100 - percent(r.value, low, high), r.route) for r in results if is_reference(r))
+    lines = tuple(Tick(100 - percent(r.value, low, high), r.route) for r in references)
     steps = _steps(marks)
-    return Figure(place(marks, steps), tuple(x_ticks), y_ticks, references, steps)
+    return Figure(place(marks, steps), x_ticks, y_ticks, lines, steps)
 
 
 def percent(value: float, low: float, high: float) -> float:
@@ -153,7 +188,7 @@ def percent(value: float, low: float, high: float) -> float:
     return round(min(max(100 * (value - low) / (high - low), 0), 100), 2) if math.isfinite(value) else 0.0
 
 
-def domain(results: Sequence[RouteResult]) -> tuple[float, float, float]:
+def domain(results: Sequence[Point]) -> tuple[float, float, float]:
     """Return where an axis of the routes' metric begins and ends, and its step."""
     low, high, step = scale([v for r in results for v in (r.value, r.low, r.high, *r.draws)], 0.02)
     if low < 1 < high and all(r.value <= 1 for r in results):
