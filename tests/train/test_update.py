@@ -201,3 +201,10 @@ def test_moments_that_are_not_finite_are_found_too() -> None:
     weight.grad = torch.full_like(weight, 1e15)
     tamed.step(0.1)
     assert tamed.not_finite() == ""
+
+
+def test_the_schedule_of_gpt_falls_while_it_rises() -> None:
+    # Radford et al. 2018, the authors' code: (x / w if x <= w else 1) (1 - x) at x = .001, .002, .5, .999 with w = .002.
+    found = [schedule_factor("gpt", step, 1000, 2) for step in (0, 1, 499, 998)]
+    assert found == pytest.approx([0.4995, 0.998, 0.5, 0.001])
+    assert schedule_factor("linear", 1, 1000, 2) == 1.0, "the usual one reaches its peak"

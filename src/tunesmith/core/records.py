@@ -57,7 +57,8 @@ class Encoded:
         loss_mask: T booleans; True where something is predicted that counts.
         example_id: the example it came from.
         targets: what is predicted where the mask is True, in order: the masked tokens, or one class for a whole row
-            or number (with the mask True at its first token only). None = the tokens themselves, each from those before it.
+            or number (with the mask True at its first token, or at the first of each text in a row of several). None = the
+            tokens themselves, each from those before it.
     """
 
     ids: tuple[int, ...]

@@ -16,11 +16,11 @@ _WINDOW = 32
 
 
 class VaryingRows(Sequence[Encoded]):
-    """Rows that are new every epoch, such as those whose tokens are masked anew; as a sequence, those of epoch 0."""
+    """Rows that are new every epoch: tokens masked anew, other rows of a mixture; as a sequence, those of epoch 0."""
 
     @abstractmethod
     def in_epoch(self, epoch: int) -> Sequence[Encoded]:
-        """Return the rows of an epoch, counted from 0: as many, each as long, and the same however often asked for."""
+        """Return the rows of an epoch, counted from 0: as many, and the same however often asked for."""
 
 
 @dataclass(frozen=True)

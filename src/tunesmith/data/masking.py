@@ -96,7 +96,8 @@ class MaskedRows(VaryingRows):
     """Rows masked anew every epoch, each when it is asked for; what is hidden follows from seed, epoch and row number alone.
 
     Args:
-        rows: their mask is True at the tokens that may be chosen (see `encode_document` and `encode_answer`).
+        rows: their mask is True at the tokens that may be chosen (see `encode_document` and `encode_answer`); of a mixture,
+            those of the same epoch.
         whole: [rows] booleans, True for rows of which all of these are hidden; None = no such rows.
     """
 
@@ -110,6 +111,10 @@ class MaskedRows(VaryingRows):
         """Return the rows as they are hidden in an epoch, counted from 0."""
         return MaskedRows(self.rows, self.masking, self.seed, self.whole, epoch)
 
+    @property
+    def _now(self) -> Sequence[Encoded]:
+        return self.rows.in_epoch(self.epoch) if isinstance(self.rows, VaryingRows) else self.rows
+
     @overload
     def __getitem__(self, number: int) -> Encoded: ...
     @overload
@@ -119,7 +124,7 @@ class MaskedRows(VaryingRows):
         if isinstance(number, slice):
             return [self[i] for i in range(*number.indices(len(self)))]
         place = number if number >= 0 else len(self) + number
-        return self.masking.masked(self.rows[number], derive(self.seed, "mask", self.epoch, place), bool(self.whole[place]))
+        return self.masking.masked(self._now[number], derive(self.seed, "mask", self.epoch, place), bool(self.whole[place]))
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tunesmith.core.config import Config, read_yaml, validate
 from tunesmith.core.errors import UserError, unknown
@@ -60,6 +60,10 @@ class TaskFile(Config):
     patterns: list[str] = []
     """cloze prompts for masked language models: text with {field} slots and {answer} anywhere; absent = the template and a
     full stop"""
+    inputs: dict[Literal["classification", "entailment", "similarity", "choice"], list[str]] | None = Field(
+        None, min_length=1, max_length=1
+    )
+    """which fields a classifier on a decoder compares: {entailment: [premise, hypothesis]}, {choice: [context, answers]}, ..."""
     choices: dict[str, list[str]] | list[str] | Literal["labels"] | None = None
     """label -> words that stand for it; a list = labels that are their own word; "labels" = those found in train;
     absent = the answer is free text (generation)"""

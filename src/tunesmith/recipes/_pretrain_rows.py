@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,17 @@ class Corpus:
 
     Attributes:
         train: rows of all sources. answers: [rows] booleans, True where only a task's answer is learned, and all of it.
+        general: [rows] booleans, True for general text that is replayed.
         held_out: source -> rows that are not trained on; those with answers are a source of their own, "NAME answers".
-        documents: source -> how many are trained on. fingerprint: hash of all rows.
+        documents: source -> how many are trained on. outside: sources that are not the domain. fingerprint: hash of all rows.
     """
 
     train: EncodedRows
     answers: NDArray[np.bool_]
+    general: NDArray[np.bool_]
     held_out: dict[str, EncodedRows]
     documents: dict[str, int]
+    outside: frozenset[str]
     fingerprint: str
     warnings: list[str]
 
@@ -79,18 +83,19 @@ class _Reading:
 
 
 def read_corpus(config: Config, tokenizer: Any) -> Corpus:
-    """Read and encode what `config.data` names, document by document.
+    """Read and encode what `config.data` names, document by document, general text to replay, and what is only measured.
 
     Raises:
         UserError: no such task or file, a file without texts, or nothing to train on or to hold out.
     """
     reading = _Reading(config)
-    names = [f"{name}{what}" for what in _KINDS[config.learn] for name in config.sources]
+    own = [f"{name}{what}" for what in _KINDS[config.learn] for name in config.sources]
+    names = [*own, *config.replayed, *config.measured]
     sources, held, documents = array("I"), array("B"), dict.fromkeys(names, 0)
 
     def rows() -> Iterator[Encoded]:
         with Progress("encoding", total=0, unit="documents") as progress:
-            for name in config.sources:
+            for name in [*config.sources, *config.replayed, *config.measured]:
                 for document in _documents(name, reading):
                     encoded = _encode(config, tokenizer, document)
                     reading.empty += not encoded
@@ -105,14 +110,19 @@ def read_corpus(config: Config, tokenizer: Any) -> Corpus:
     source, out = np.frombuffer(sources, np.uint32), np.frombuffer(held, np.uint8).astype(bool)
     held_out = {name: encoded.select(np.flatnonzero(out & (source == i))) for i, name in enumerate(names)}
     for name, rows_of in held_out.items():
-        if not documents[name] or not len(rows_of):
-            what = "train on" if not documents[name] else "hold out"
+        if not len(rows_of) or not (documents[name] or name in config.measured):
+            what = "hold out" if not len(rows_of) else "train on"
             raise UserError(f"'{name}' has no text to {what}", "Give it more documents; of ten, one is held out.")
     if reading.empty:
         reading.warnings.append(f"{reading.empty:,} documents without a token were left out")
-    answers = np.array([Corpus.has_answers(name) for name in names])[source[~out]]
+    trained = source[~out]
+    answers = np.array([Corpus.has_answers(name) for name in names])[trained]
+    general = np.array([name in config.replayed for name in names])[trained]
     fingerprint = text_hash(encoded.fingerprint(), str(source.tolist()), str(out.tolist()))
-    return Corpus(encoded.select(np.flatnonzero(~out)), answers, held_out, documents, fingerprint, reading.warnings)
+    return Corpus(
+        encoded.select(np.flatnonzero(~out)), answers, general, held_out, documents, frozenset(names) - frozenset(own),
+        fingerprint, reading.warnings,
+    )  # fmt: skip
 
 
 def _encode(config: Config, tokenizer: Any, document: _Document) -> list[Encoded]:
@@ -121,6 +131,10 @@ def _encode(config: Config, tokenizer: Any, document: _Document) -> list[Encoded
     if config.objective == "mlm":
         return encode_document(tokenizer, document.text, document.where, config.max_length)
     ids = token_ids(tokenizer, document.text)
+    if config.objective == "span":
+        # A place is kept for the token that ends a text; of a single token nothing can be hidden.
+        pieces = [ids[start : start + config.max_length - 1] for start in range(0, len(ids), config.max_length - 1)]
+        return [Encoded(p, (True,) * len(p), document.where) for p in pieces if len(p) > 1]
     if not ids or tokenizer.eos_token_id is None:
         return []
     ids = (*with_bos(tokenizer, ids), int(tokenizer.eos_token_id))
@@ -147,7 +161,9 @@ def _of_task(name: str, reading: _Reading) -> Iterator[_Document]:
     task = load_task(name, skip_bad_rows=reading.config.skip_bad_rows)
     reading.warnings += task.splits.warnings
     # The test rows are for other questions, and are never learned from.
-    parts = [(task.splits.validation[: reading.config.held_out], True), (task.splits.train[: reading.config.train_rows], False)]
+    parts = [(task.splits.validation[: reading.config.held_out], True)]
+    if name not in reading.config.measured:
+        parts.append((task.splits.train[: reading.config.train_rows], False))
     rows = [(example, held_out) for examples, held_out in parts for example in examples]
     if "" in _KINDS[reading.config.learn]:
         for example, held_out in rows:
@@ -168,6 +184,9 @@ def _of_file(path: Path, reading: _Reading) -> Iterator[_Document]:
         raise UserError(
             f"{path} holds no text", "It should hold paragraphs with an empty line between them, or rows with a text."
         )
+    if str(path) in config.measured:
+        yield from (_Document(where, text, held_out=True) for where, text in islice(_texts(path, reading), config.held_out))
+        return
     different = np.unique(draws)
     limit = different[min(config.held_out, len(different) // 10) - 1] if len(different) >= 10 else np.uint64(0)
     trained = 0

@@ -18,6 +18,7 @@ from tunesmith.core.progress import Progress
 from tunesmith.core.records import BadRow, Encoded, Example, Message, Segment
 from tunesmith.data import formats
 from tunesmith.data.encoded_rows import EncodedRows, lengths_of
+from tunesmith.data.mixture import Mixture
 from tunesmith.data.prompts import Prompts
 from tunesmith.data.task import Task, embedded_tasks, load_task
 from tunesmith.models.load import LM
@@ -41,7 +42,7 @@ class Rows:
         test: for a task with test rows, () -> how the model does on them; for files, None.
     """
 
-    train: EncodedRows
+    train: EncodedRows | Mixture
     validation: EncodedRows
     validate: Callable[[], float] | None
     fingerprint: str

@@ -1,4 +1,4 @@
-"""Go on pre-training on your own texts: masked language modelling of an encoder (mlm), or causal of a decoder (clm).
+"""Go on pre-training on your own texts: an encoder fills gaps (mlm), a decoder goes on (clm), an encoder-decoder both (span).
 
 Whatever the labels are, text of the right kind makes a model better at it (Gururangan et al. 2020). An encoder without a
 head for masked tokens, such as minilm, gets one here, with its embedding table as output weights.
@@ -24,9 +24,10 @@ POSITIONAL = "data"
 EXAMPLES = (
     "tunesmith pretrain tweets,products,editorials --model minilm",
     "tunesmith pretrain notes.txt --objective mlm --whole_words",
-    "tunesmith pretrain notes.txt --objective clm --model smollm2",
+    "tunesmith pretrain notes.txt --objective clm --model smollm2 --replay 0.1 --out_of_domain tweets",
+    "tunesmith pretrain notes.txt --objective span --model toy-t5",
 )
-_MODELS = {"mlm": "minilm", "clm": "smollm2"}
+_MODELS = {"mlm": "minilm", "clm": "smollm2", "span": "toy-t5"}
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -34,8 +35,8 @@ def run(config: Config) -> dict[str, Any]:
 
     Returns:
         status, run_dir, artefact, seconds, wall_seconds, peak_memory_gb, tokens, tokens_per_second, supervised_tokens,
-        trained_parameters, steps, final_loss, validation, sources (name -> documents, held_out, loss_before, loss_after,
-        perplexity_before, perplexity_after), warnings.
+        trained_parameters, steps, final_loss, validation, sources (name -> in_domain, documents, held_out, loss_before,
+        loss_after, perplexity_before, perplexity_after), warnings.
 
     Raises:
         UserError: unusable data or settings, named by file, row or key.
@@ -91,8 +92,9 @@ def _compared(it: Ready, before: dict[str, float]) -> dict[str, dict[str, float]
     after = it.losses()
     return {
         name: {
-            "documents": it.corpus.documents[name], "held_out": len(it.held_out[name]), "loss_before": before[name],
-            "loss_after": after[name], "perplexity_before": math.exp(before[name]), "perplexity_after": math.exp(after[name]),
+            "in_domain": name not in it.corpus.outside, "documents": it.corpus.documents[name],
+            "held_out": len(it.held_out[name]), "loss_before": before[name], "loss_after": after[name],
+            "perplexity_before": math.exp(before[name]), "perplexity_after": math.exp(after[name]),
         }
         for name in before
     }  # fmt: skip
@@ -101,8 +103,8 @@ def _compared(it: Ready, before: dict[str, float]) -> dict[str, dict[str, float]
 def render(report: dict[str, Any]) -> str:
     """Return what a person wants to know after a pre-training."""
     lines = [
-        f"{name}: perplexity on {source['held_out']:,} held-out rows {source['perplexity_before']:,.1f} -> "
-        f"{source['perplexity_after']:,.1f} ({source['documents']:,} documents)"
+        f"{name}{'' if source['in_domain'] else ' (out of domain)'}: perplexity on {source['held_out']:,} held-out rows "
+        f"{source['perplexity_before']:,.1f} -> {source['perplexity_after']:,.1f} ({source['documents']:,} documents)"
         for name, source in report["sources"].items()
     ]
     return "\n".join([

@@ -127,9 +127,10 @@ class _Plan:
     def examples(self, step: int) -> list[Encoded]:
         """Return the rows of step `step`, counted from 0."""
         epoch, index = divmod(step, self._per_epoch)
-        if self._order[0] != epoch:
-            self._order = epoch, epoch_order(self._lengths, self._rows_per_step, self.seed, epoch)
         rows = self.data.in_epoch(epoch) if isinstance(self.data, VaryingRows) else self.data
+        if self._order[0] != epoch:
+            lengths = lengths_of(rows) if isinstance(self.data, VaryingRows) else self._lengths
+            self._order = epoch, epoch_order(lengths, self._rows_per_step, self.seed, epoch)
         return [rows[i] for i in self._order[1][index]]
 
     def learning_rate(self, step: int) -> float:

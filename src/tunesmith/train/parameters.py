@@ -11,7 +11,7 @@ from tunesmith.core.config import Config
 from tunesmith.core.errors import UserError, unknown
 from tunesmith.core.registry import TRACKERS
 
-Schedule = Literal["linear", "cosine", "constant"]
+Schedule = Literal["linear", "cosine", "constant", "gpt"]
 
 
 class FitParameters(Config):
@@ -32,6 +32,7 @@ class FitParameters(Config):
     learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
     """peak; absent = the method's own default"""
     schedule: Schedule = "linear"
+    """how the learning rate falls after it rose; gpt = as GPT-1's authors have it, falling in a line from the first step on"""
     warmup: float = Field(0.1, ge=0, le=1)
     """share of the steps over which the learning rate rises"""
     weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False)

@@ -228,8 +228,10 @@ def _sample(data: Sequence[Encoded], tokens: int) -> Encoded:
     given = [t for e in rows for t in e.targets or ()]
     ids = [i for e in rows for i in e.ids][:tokens]
     ids = (ids * (tokens // len(ids) + 1))[:tokens]
-    if given and rows[0].loss_mask[0]:  # one class for a whole row
-        return Encoded(tuple(ids), tuple(i == 0 for i in range(tokens)), "sample", (given[0],))
+    if given and rows[0].loss_mask[0]:  # one class for a whole row of one or more texts
+        texts = sum(rows[0].loss_mask)
+        begins = {i * tokens // texts for i in range(texts)}
+        return Encoded(tuple(ids), tuple(i in begins for i in range(tokens)), "sample", (given[0],))
     wanted = max(round(tokens * counted / total), 1)
     targets = tuple((given * (wanted // len(given) + 1))[:wanted]) if given else None
     return Encoded(tuple(ids), tuple(i >= tokens - wanted for i in range(tokens)), "sample", targets)

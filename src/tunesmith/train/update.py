@@ -17,7 +17,11 @@ def schedule_factor(schedule: Schedule, step: int, total: int, warmup: int) -> f
 
     It rises linearly over `warmup` steps and then stays, falls linearly, or falls along a cosine, to zero at `total`.
     Warm-up counts from 1, so the first update moves something; from its end on the values are those of Hugging Face.
+    "gpt" is what the authors of GPT-1 used: at x = (step + 1) / total it is min(x total / warmup, 1) (1 - x), so the rate falls
+    while it rises, never reaches its peak, and the last update moves nothing.
     """
+    if schedule == "gpt":
+        return min((step + 1) / max(warmup, 1), 1.0) * (1 - (step + 1) / total)
     if step < warmup:
         return (step + 1) / warmup
     left = (total - step) / max(total - warmup, 1)
