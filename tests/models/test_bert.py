@@ -7,7 +7,12 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
-    AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig, CamembertConfig, ElectraConfig, RobertaConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    CamembertConfig,
+    ElectraConfig,
+    RobertaConfig,
     XLMRobertaConfig,
 )  # fmt: skip
 
