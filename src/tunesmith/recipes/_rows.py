@@ -64,7 +64,7 @@ def read_rows(config: Config, lm: LM) -> Rows:
         UserError: no such file or task, rows that cannot be trained on, or rows longer than max_length.
     """
     path = Path(config.data)
-    return _task_rows(config, lm) if _is_task(config.data) else _file_rows(config, lm, path)
+    return _task_rows(config, lm) if is_task(config.data) else _file_rows(config, lm, path)
 
 
 def task_of(config: Config, answers: str) -> Task:
@@ -76,7 +76,7 @@ def task_of(config: Config, answers: str) -> Task:
     Raises:
         UserError: no such task or file, or one without choices.
     """
-    if not _is_task(config.data):
+    if not is_task(config.data):
         raise UserError(
             f"{config.data} holds no texts with {answers}", "Give a task, or a file with a text and a label in each row."
         )
@@ -88,7 +88,12 @@ def task_of(config: Config, answers: str) -> Task:
     return task
 
 
-def _is_task(data: str) -> bool:
+def is_task(data: str) -> bool:
+    """Whether `data` names a task, or a file of texts and labels, which is one.
+
+    Raises:
+        UserError: there is neither such a task nor such a file.
+    """
     path = Path(data)
     if data in embedded_tasks() or path.suffix in (".yaml", ".yml"):
         return True
