@@ -37,6 +37,8 @@ REQUIRED = {
     "recipes/routes": (),
     "recipes/baselines": (),
     "recipes/tunings": ("Parameters", "DEFAULTS", "LEARNING_RATES", "supervise"),
+    "recipes/aligners": ("Parameters", "HAS_VALUES", "SAMPLES", "credit", "policy_loss"),
+    "recipes/scorers": ("Parameters", "open"),
     "recipes": ("Config", "run"),
 }
 

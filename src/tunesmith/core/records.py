@@ -59,12 +59,14 @@ class Encoded:
         targets: what is predicted where the mask is True, in order: the masked tokens, or one class for a whole row
             or number (with the mask True at its first token, or at the first of each text in a row of several). None = the
             tokens themselves, each from those before it.
+        beside: per True of the mask some numbers that the loss needs too, such as an advantage; None = none.
     """
 
     ids: tuple[int, ...]
     loss_mask: tuple[bool, ...]
     example_id: str
     targets: tuple[int, ...] | tuple[float, ...] | None = None
+    beside: tuple[tuple[float, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -77,12 +79,18 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One generated answer: its text, token ids, log-probability of each (nats), and why it stopped."""
+    """One generated answer.
+
+    Attributes:
+        text, ids: what was said. logprobs: of each token, nats. stop_reason: why it ended.
+        values: what a value head expected before each token; empty where none was asked.
+    """
 
     text: str
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     stop_reason: str
+    values: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

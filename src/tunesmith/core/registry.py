@@ -99,9 +99,11 @@ ENGINES = Registry("train/engines", "engine")
 TRACKERS = Registry("train/trackers", "tracker")
 ROUTES = Registry("recipes/routes", "route", of=PEFT)
 BASELINES = Registry("recipes/baselines", "baseline")
+ALIGNERS = Registry("recipes/aligners", "alignment method")
+SCORERS = Registry("recipes/scorers", "scorer")
 TUNINGS = Registry("recipes/tunings", "objective")
 RECIPES = Registry("recipes", "command")
 ROOMS = (
     METRICS, SOURCES, DEMONSTRATIONS, RETRIEVERS, PEFT, OBJECTIVES, ADVANTAGES, CALIBRATORS, ENGINES, TRACKERS, ROUTES,
-    BASELINES, TUNINGS, RECIPES,
+    BASELINES, TUNINGS, ALIGNERS, SCORERS, RECIPES,
 )  # fmt: skip

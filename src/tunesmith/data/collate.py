@@ -22,6 +22,10 @@ class VaryingRows(Sequence[Encoded]):
     def in_epoch(self, epoch: int) -> Sequence[Encoded]:
         """Return the rows of an epoch, counted from 0: as many, and the same however often asked for."""
 
+    def measured(self, epoch: int) -> dict[str, float]:
+        """Return what was measured while the rows of an epoch were made, for the log."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -32,6 +36,7 @@ class Batch:
         loss_mask: [B, T] booleans, True where something is predicted that counts.
         example_ids: B identities. tokens: real tokens, padding not counted.
         targets: [N] what is predicted at the N places of the mask, row by row; None = the tokens themselves.
+        beside: [N, K] numbers that belong to these places; None = none.
     """
 
     ids: torch.Tensor
@@ -40,6 +45,7 @@ class Batch:
     example_ids: tuple[str, ...]
     tokens: int
     targets: torch.Tensor | None = None
+    beside: torch.Tensor | None = None
 
     def tensors(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return ids, lengths and loss_mask on a device."""
@@ -57,7 +63,9 @@ def collate(examples: Sequence[Encoded]) -> Batch:
     lengths = torch.tensor([len(e) for e in examples])
     given = [e.targets for e in examples if e.targets is not None]
     targets = torch.tensor([t for row in given for t in row]) if given else None
-    return Batch(ids, lengths, mask, tuple(e.example_id for e in examples), int(lengths.sum()), targets)
+    numbers = [e.beside for e in examples if e.beside is not None]
+    beside = torch.tensor([place for row in numbers for place in row]) if numbers else None
+    return Batch(ids, lengths, mask, tuple(e.example_id for e in examples), int(lengths.sum()), targets, beside)
 
 
 def epoch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:

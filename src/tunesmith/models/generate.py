@@ -24,6 +24,7 @@ from tunesmith.models.sampling import choose
 from tunesmith.models.slots import open_slots
 from tunesmith.models.trunk import head_of
 
+ValueHead = Callable[[torch.Tensor], torch.Tensor]
 # New requests are begun when this share of the places is free.
 _REFILL = 8
 # Tokens decoded beyond the length of the longest stop string, which may begin and end in the middle of one.
@@ -60,6 +61,7 @@ class _Row:
     state: State | None = None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
     text: str = ""
     stop_reason: str = ""
 
@@ -97,7 +99,7 @@ def n_times(
 
 def complete(
     lm: LM, prompts: Sequence[tuple[int, ...]], how: Sampling, seed: int = 0, title: str = "",
-    adapters: Sequence[str | None] | None = None,
+    adapters: Sequence[str | None] | None = None, value_head: ValueHead | None = None,
 ) -> list[Completion]:  # fmt: skip
     """Continue prompts given as token ids, in request order.
 
@@ -106,6 +108,7 @@ def complete(
 
     Args:
         adapters: for each prompt the resident adapter that continues it ("base" = none); None = the active one.
+        value_head: hidden states [B, D] -> [B]; asked before every token, from the state that the token is drawn from.
 
     Raises:
         UserError: a prompt is empty, prompt and answer do not fit the model's context, or there is no such adapter.
@@ -128,13 +131,13 @@ def complete(
     waiting = sorted(rows, key=lambda row: -len(row.prompt))
     with torch.inference_mode(), Progress(title, total=len(rows), unit="answers") as progress:
         if rows:
-            _run(lm, waiting, how, progress)
+            _run(lm, waiting, how, progress, value_head)
     if residents := residents_of(lm.model):
         residents.release()
-    return [Completion(row.text, tuple(row.ids), tuple(row.logprobs), row.stop_reason) for row in rows]
+    return [Completion(r.text, tuple(r.ids), tuple(r.logprobs), r.stop_reason, tuple(r.values)) for r in rows]
 
 
-def _run(lm: LM, waiting: list[_Row], how: Sampling, progress: Progress) -> None:
+def _run(lm: LM, waiting: list[_Row], how: Sampling, progress: Progress, value_head: ValueHead | None) -> None:
     """Continue all rows, a batch at a time: where one ends, the next begins in its place."""
     slots = open_slots(lm, [(row.adapter, row.prompt) for row in waiting], how.max_new_tokens)
     head, active = head_of(lm.model), []
@@ -146,6 +149,9 @@ def _run(lm: LM, waiting: list[_Row], how: Sampling, progress: Progress) -> None
             active += moved
         else:
             moved, hidden = active, slots.step([row.ids[-1] for row in active])
+        if value_head:
+            for row, value in zip(moved, value_head(hidden).tolist(), strict=True):
+                row.values.append(value)
         logits = head(hidden).float()
         allowed = logits
         if how.constraint:

@@ -64,7 +64,7 @@ def read_rows(config: Config, lm: LM) -> Rows:
         UserError: no such file or task, rows that cannot be trained on, or rows longer than max_length.
     """
     path = Path(config.data)
-    return _task_rows(config, lm) if _is_task(config.data) else _file_rows(config, lm, path)
+    return _task_rows(config, lm) if is_task(config.data) else _file_rows(config, lm, path)
 
 
 def require_task(config: Config, answers: str) -> None:
@@ -76,7 +76,7 @@ def require_task(config: Config, answers: str) -> None:
     Raises:
         UserError: there is no such task or file, or its rows are others.
     """
-    if not _is_task(config.data):
+    if not is_task(config.data):
         raise UserError(
             f"{config.data} holds no texts with {answers}",
             f"Give a task, or a file with {answers} in each row (docs/tasks.md).",
@@ -105,10 +105,15 @@ def has_test_rows(config: Config) -> bool:
     Raises:
         UserError: no such task or file, or bad rows.
     """
-    return _is_task(config.data) and bool(load_task(config.data, skip_bad_rows=config.skip_bad_rows).splits.test)
+    return is_task(config.data) and bool(load_task(config.data, skip_bad_rows=config.skip_bad_rows).splits.test)
 
 
-def _is_task(data: str) -> bool:
+def is_task(data: str) -> bool:
+    """Whether `data` names a task, or a file of texts and labels, which is one.
+
+    Raises:
+        UserError: there is neither such a task nor such a file.
+    """
     path = Path(data)
     if names_task(data):
         return True

@@ -135,6 +135,10 @@ class _Plan:
             self._order = epoch, epoch_order(lengths, self._rows_per_step, self.seed, epoch)
         return [rows[i] for i in self._order[1][index]]
 
+    def measured(self, step: int) -> dict[str, float]:
+        """Return what was measured while the rows of step `step` were made."""
+        return self.data.measured(step // self._per_epoch) if isinstance(self.data, VaryingRows) else {}
+
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of step `step`, counted from 0."""
         factor = schedule_factor(self.how.schedule, step, self.total, round(self.how.warmup * self.total))
@@ -238,7 +242,7 @@ def _step(loss_of: LossOf, state: _State, plan: _Plan) -> dict[str, float]:
     # Dropout draws from here, so a step's randomness is its own and not the history's.
     torch.manual_seed(derive(plan.seed, "step", position.step, *([engine.rank] if engine.rank else [])))
     counted = sum(e.counted for e in examples)
-    loss = correct = 0.0
+    loss, counts = 0.0, {"correct": 0.0}
     for batches in engine.passes(examples, plan.how.tokens_per_micro_batch):
         mine = batches[engine.rank]
         # A worker with nothing left goes through another's rows for nothing: its part of the weights is needed.
@@ -252,7 +256,8 @@ def _step(loss_of: LossOf, state: _State, plan: _Plan) -> dict[str, float]:
         (nll / counted if mine else nll * 0).backward()
         updater.gather()
         loss += value / counted
-        correct += sum(engine.gather(stats.get("correct", 0.0) if mine else 0.0)) / counted
+        for key, value in ({"correct": 0.0} | stats).items():
+            counts[key] = counts.get(key, 0.0) + sum(engine.gather(value if mine else 0.0)) / counted
     rate = plan.learning_rate(position.step)
     norm = updater.step(rate)
     if not math.isfinite(norm):
@@ -265,8 +270,8 @@ def _step(loss_of: LossOf, state: _State, plan: _Plan) -> dict[str, float]:
     position.seconds += seconds
     return {
         "step": position.step, "epoch": plan.epoch(position.step), "loss": loss, "grad_norm": norm, "learning_rate": rate,
-        "mean_token_accuracy": correct, "num_tokens": position.tokens, "tokens_per_second": tokens / seconds,
-        "step_time": seconds, "peak_memory_gb": peak_gb(),
+        "mean_token_accuracy": counts.pop("correct"), "num_tokens": position.tokens, "tokens_per_second": tokens / seconds,
+        "step_time": seconds, "peak_memory_gb": peak_gb(), **counts, **plan.measured(position.step - 1),
     }  # fmt: skip
 
 

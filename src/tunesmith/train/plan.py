@@ -237,7 +237,8 @@ def _sample(data: Sequence[Encoded], tokens: int) -> Encoded:
         return Encoded(tuple(ids), tuple(i in begins for i in range(tokens)), "sample", tuple(0 * t for t in first.targets or ()))
     wanted = max(round(tokens * counted / total), 1)
     targets = tuple((given * (wanted // len(given) + 1))[:wanted]) if given else None
-    return Encoded(tuple(ids), tuple(i >= tokens - wanted for i in range(tokens)), "sample", targets)
+    beside = (rows[0].beside[0],) * wanted if rows[0].beside else None
+    return Encoded(tuple(ids), tuple(i >= tokens - wanted for i in range(tokens)), "sample", targets, beside)
 
 
 def _drop_gradient(parameter: torch.Tensor) -> None:

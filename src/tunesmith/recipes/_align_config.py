@@ -1,0 +1,76 @@
+"""What `tunesmith align` can be told, apart from its work."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from tunesmith.train.parameters import FitParameters
+
+
+class Config(FitParameters):
+    """Settings of `tunesmith align`, beside those of training itself."""
+
+    data: str
+    """prompts: a task (its training rows), or a file with a column prompt or text"""
+    method: str | dict[str, Any] = "ppo"
+    """ppo, rloo or grpo, with its own parameters (--method.clip 0.1)"""
+    scorer: str | dict[str, Any]
+    """who judges answers: FILE.py:FUNCTION, or lexicon"""
+    model: str = "smollm2"
+    """the policy to begin with, which is also the reference: embedded name, local directory or hub id"""
+    peft: str | dict[str, Any] = "lora"
+    """what is trained; it must be an adapter, for the reference is the model with the adapter off"""
+    steps: int = Field(50, ge=1)
+    """rounds of sampling and learning"""
+    rollouts: int = Field(32, ge=1)
+    """answers a round"""
+    samples: int | None = Field(None, ge=1)
+    """answers to each prompt of a round; absent = the method's own: 1 for ppo, 4 for rloo, 8 for grpo"""
+    max_new_tokens: int = Field(32, ge=1)
+    """longest answer in tokens"""
+    prompt_tokens: int | None = Field(None, ge=1)
+    """use only the first tokens of each text, as an opening to go on from; absent = all of it"""
+    train_rows: int | None = Field(None, ge=1)
+    """at most this many prompts"""
+    beta: float = Field(0.05, ge=0, allow_inf_nan=False)
+    """price of a nat of divergence from the reference"""
+    kl_target: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """let beta follow so that an answer diverges by this many nats; absent = beta stays"""
+    kl_stop: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """stop once answers of a round diverge by more nats than this on average"""
+    optimisation_epochs: int = Field(1, ge=1)
+    """how often each round is learned from"""
+    no_end: float | None = None
+    """score of an answer that does not end by itself, in the place of the scorer's; absent = the scorer's counts"""
+    dtype: str = "auto"
+    threads: int | None = None
+    seed: int = 0
+    run_dir: str | None = None
+    """absent = runs/align-METHOD-DATA"""
+    overwrite: bool = False
+    """start again in a run_dir that holds an earlier run"""
+    resume: bool = True
+    """go on from the newest checkpoint in run_dir, bit for bit; --resume false is --overwrite"""
+    max_memory_gb: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """most memory to use, 10^9 bytes; absent = all that is available. A training that needs more is not started"""
+    skip_bad_rows: bool = False
+    """go on with the good rows of a file and list the bad ones"""
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        return {"name": "ppo", **value} if isinstance(value, dict) else value
+
+    @field_validator("peft", mode="before")
+    @classmethod
+    def _peft_named(cls, value: object) -> object:
+        return {"name": "lora", **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _rounds(self) -> Self:
+        given = {"epochs", "max_steps", "gradient_accumulation_steps", "evaluations"} & self.model_fields_set
+        if given:
+            raise ValueError(f"{', '.join(sorted(given))}: align counts rounds; say --steps, --rollouts, --optimisation_epochs")
+        return self

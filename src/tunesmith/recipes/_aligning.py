@@ -1,0 +1,167 @@
+"""An alignment about to begin: the policy with its adapter and value head, its prompts, its scorer and its loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from tunesmith.core.encode import token_ids, with_bos
+from tunesmith.core.errors import UserError
+from tunesmith.core.files import canonical, text_hash
+from tunesmith.core.registry import ALIGNERS, PEFT, SCORERS
+from tunesmith.data import formats
+from tunesmith.data.collate import Batch
+from tunesmith.data.prompts import Prompts
+from tunesmith.data.task import load_task
+from tunesmith.models.decoder import hidden_states
+from tunesmith.models.generate import Sampling
+from tunesmith.models.lm_loss import loss_of_hidden
+from tunesmith.models.load import LM
+from tunesmith.models.value_head import ValueHead
+from tunesmith.objectives import clipped_value
+from tunesmith.recipes._adapt import attach
+from tunesmith.recipes._align_config import Config
+from tunesmith.recipes._models import load, quiet_libraries, use_threads
+from tunesmith.recipes._rows import is_task
+from tunesmith.rl.kl import Controller
+from tunesmith.train.engines.local import LossOf
+from tunesmith.train.rollouts import RETURN, VALUE, Prompt, Rollouts, Sampler, Scorer
+from tunesmith.train.training import Training
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An alignment about to begin.
+
+    Attributes:
+        method: peft entry and its parameters. fingerprint: hash of the prompts.
+    """
+
+    lm: LM
+    method: tuple[ModuleType, Any]
+    training: Training
+    rollouts: Rollouts
+    fingerprint: str
+    warnings: list[str]
+
+
+def ready(config: Config, folder: Path) -> Ready:
+    """Load the policy, read prompts, open the scorer and attach what is trained.
+
+    Raises:
+        UserError: unusable data or settings, named by file, row or key.
+    """
+    quiet_libraries()
+    use_threads(config.threads)
+    aligner, parameters = ALIGNERS.parameters(config.method)
+    entry, peft = PEFT.parameters(config.peft)
+    samples = config.samples or aligner.SAMPLES
+    if config.rollouts % samples or (samples < 2 and not aligner.HAS_VALUES):
+        raise UserError(
+            f"{config.rollouts} rollouts cannot be {samples} samples for each prompt",
+            "Choose --samples of two or more that divides --rollouts."
+            if not aligner.HAS_VALUES
+            else "Let --samples divide --rollouts.",
+        )
+    if entry.SAVES != "adapter":
+        raise UserError("align trains an adapter, for the reference is the model with the adapter off", "Use --peft lora.")
+    scorer = open_scorer(config.scorer)
+    lm = load(config.model, dtype=config.dtype)
+    prompts, warnings = read_prompts(config, lm)
+    heads = ()
+    if aligner.HAS_VALUES:
+        lm.model.value_head = ValueHead(lm.model.get_input_embeddings().weight.shape[1], lm.device)
+        heads = ("value_head",)
+    sampler = Sampler(
+        lm, prompts, scorer, lambda it: aligner.credit(it, parameters), lambda: entry.disabled(lm.model),
+        Sampling(config.max_new_tokens), config.rollouts // samples, samples, config.optimisation_epochs,
+        lm.model.value_head if heads else None, config.no_end,
+    )  # fmt: skip
+    rollouts = Rollouts(sampler, Controller(config.beta, config.kl_target), folder / "rollouts", config.seed)
+    batch = min(config.batch_size, config.rollouts) if "batch_size" in config.model_fields_set else config.rollouts
+    per_round = -(-config.rollouts // batch) * config.optimisation_epochs
+    how = config.model_copy(update={
+        "batch_size": batch, "max_steps": config.steps * per_round, "evaluations": 0,
+        "learning_rate": config.learning_rate or 1e-4,
+    })  # fmt: skip
+    training = attach(lm, (entry, peft), rollouts, how, config.seed, _loss(lm, aligner, parameters, config), heads=heads)
+    return Ready(lm, (entry, peft), training, rollouts, text_hash(canonical([list(p.ids) for p in prompts])), warnings)
+
+
+def open_scorer(spec: str | dict[str, Any]) -> Scorer:
+    """Open who judges: "FILE.py:FUNCTION", a scorer's name, or its name with parameters.
+
+    Raises:
+        UserError: there is no such scorer.
+    """
+    if isinstance(spec, str) and ".py" in spec:
+        spec = {"name": "function", "path": spec}
+    entry, parameters = SCORERS.parameters(spec)
+    opened: Scorer = entry.open(parameters)
+    return opened
+
+
+def read_prompts(config: Config, lm: LM) -> tuple[list[Prompt], list[str]]:
+    """Read the prompts that `config.data` names, each once.
+
+    Raises:
+        UserError: no such file or task, no prompts, or one that leaves no room for an answer.
+    """
+    warnings: list[str] = []
+    texts: list[tuple[str, str]] = []
+    if is_task(config.data):
+        task = load_task(config.data, skip_bad_rows=config.skip_bad_rows)
+        field = task.template.fields[0]
+        asked = Prompts(task, lm.tokenizer)
+        for example in task.splits.train[: config.train_rows]:
+            texts.append((example.where, str(example.fields[field]) if config.prompt_tokens else asked.prompt(example)[0]))
+    else:
+        sniffed = formats.sniff(Path(config.data))
+        for example in formats.good_rows(sniffed, [], skip_bad_rows=config.skip_bad_rows):
+            said = next((example.fields[key] for key in ("prompt", "text") if isinstance(example.fields.get(key), str)), None)
+            if said is None:
+                raise UserError(f"{example.where}: the row has no prompt", "Give a column prompt or text.")
+            texts.append((example.where, said))
+    found: dict[tuple[int, ...], Prompt] = {}
+    for where, text in texts[: config.train_rows]:
+        ids = with_bos(lm.tokenizer, token_ids(lm.tokenizer, text))[: config.prompt_tokens]
+        if not ids or len(ids) + config.max_new_tokens > lm.context_length:
+            raise UserError(f"{where}: the prompt has {len(ids):,} tokens; with the answer at most {lm.context_length:,} fit")
+        shown = lm.tokenizer.decode(list(ids), skip_special_tokens=True) if config.prompt_tokens else text
+        found.setdefault(ids, Prompt(ids, shown, where))
+    if not found:
+        raise UserError(f"{config.data} has no prompts", "Give it at least one.")
+    if len(found) < len(texts[: config.train_rows]):
+        warnings.append(f"{len(texts[: config.train_rows]) - len(found):,} prompts that stand twice count once")
+    return list(found.values()), warnings
+
+
+def _loss(lm: LM, aligner: ModuleType, parameters: Any, config: Config) -> LossOf:
+    """Return the method's loss of a batch: of the policy, and of the value head where it has one, summed over tokens."""
+
+    def loss_of(batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        assert batch.beside is not None
+        ids, lengths, mask = batch.tensors(lm.device)
+        beside = batch.beside.to(lm.device)
+        before = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1)
+        hidden = hidden_states(lm.model, ids, lengths, before, config.activation_checkpointing)
+        # Ids and numbers side by side, for the loss is summed piece by piece; up to 2^53 a double holds an id exactly.
+        wanted = torch.cat([ids[:, 1:][mask[:, 1:]][:, None].double(), beside.double()], 1)
+
+        def of_logits(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+            logprobs = -torch.nn.functional.cross_entropy(logits.float(), wanted[:, 0].long(), reduction="none")
+            return aligner.policy_loss(logprobs, wanted[:, 1:].float(), parameters)
+
+        loss, stats = loss_of_hidden(lm.model, hidden, wanted, of_logits)
+        if aligner.HAS_VALUES:
+            old, returns = beside[:, VALUE], beside[:, RETURN]
+            value, _ = clipped_value.loss(lm.model.value_head(hidden), old, returns, parameters.value_clip)
+            stats["value_loss"] = float(value.detach())
+            loss = loss + parameters.value_weight * value
+        return loss, {f"policy_{k}" if k != "value_loss" else k: v for k, v in stats.items()}
+
+    return loss_of

@@ -1,0 +1,81 @@
+"""Align a policy with a scorer of its own answers: sample, score, set beside the reference, credit, update (PPO, RLOO, GRPO)."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from tunesmith.core.memory import peak_gb
+from tunesmith.core.progress import say
+from tunesmith.core.registry import ALIGNERS
+from tunesmith.core.runs import Run, read_metrics
+from tunesmith.recipes._align_config import Config
+from tunesmith.recipes._command import command_of
+
+POSITIONAL = "data"
+EXAMPLES = (
+    "tunesmith align movies --scorer lexicon --prompt_tokens 8",
+    "tunesmith align prompts.jsonl --method rloo --scorer scorer.py:score",
+)
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train the policy, save its adapter, and report how score and divergence went.
+
+    Returns:
+        status, run_dir, artefact, seconds, wall_seconds, peak_memory_gb, rollouts, rollouts_per_second, kl, score_before,
+        score, trained_parameters, steps, tokens, warnings.
+
+    Raises:
+        UserError: unusable data or settings, named by file, row or key.
+        WorkFailed: a score, loss or gradient is not finite. Interrupted: a signal; the step was finished and saved.
+    """
+    from tunesmith.recipes._adapt import train
+    from tunesmith.recipes._aligning import ready
+    from tunesmith.recipes._artefact import save_artefact
+    from tunesmith.recipes._memory import require_memory
+
+    start, folder = time.monotonic(), folder_of(config)
+    it = ready(config, folder)
+    require_memory(it.training, False, config.max_memory_gb, it.lm.model)
+    harmless = {"run_dir", "overwrite", "resume", "threads", "save_steps", "tokens_per_micro_batch", "activation_checkpointing"}
+    inputs = {
+        **config.model_dump(exclude=harmless | {"report_to", "max_memory_gb"}),
+        "model_identity": it.lm.identity, "rows": it.fingerprint,
+    }  # fmt: skip
+    about = {"command": command_of("align", config.data, config), "parents": []}
+    record = Run(folder, inputs, about, config.overwrite or not config.resume)
+    if not (folder / "checkpoints").is_dir():
+        for path in sorted((folder / "rollouts").glob("*.json")):
+            path.unlink()
+    prompts = len(it.rollouts.sampler.prompts)
+    say(f"{prompts:,} prompts; {config.rollouts} rollouts a round of at most {config.max_new_tokens} tokens")
+    adapted = train(it.lm, it.training, record)
+    probe = [prompt.ids for prompt in it.rollouts.sampler.prompts[:3]]
+    artefact = save_artefact(folder, it.lm, it.method, probe, "Alignment")
+    rounds = [row for row in read_metrics(folder) if "score" in row]
+    seconds = sum(sum(v for k, v in row.items() if k.startswith("seconds_")) for row in rounds) + adapted.fitted.seconds
+    return {
+        "status": "done", "run_dir": str(folder), "artefact": str(artefact), "seconds": seconds,
+        "wall_seconds": time.monotonic() - start, "peak_memory_gb": peak_gb(), "rollouts": config.steps * config.rollouts,
+        "rollouts_per_second": config.steps * config.rollouts / seconds, "kl": rounds[-1]["kl"],
+        "score_before": rounds[0]["score"], "score": rounds[-1]["score"], "trained_parameters": adapted.trained_parameters,
+        "steps": adapted.fitted.steps, "tokens": adapted.fitted.tokens, "warnings": it.warnings,
+    }  # fmt: skip
+
+
+def folder_of(config: Config) -> Path:
+    """Return the run directory."""
+    name = ALIGNERS.parameters(config.method)[0].__name__.rpartition(".")[2]
+    return Path(config.run_dir or f"runs/align-{name}-{Path(config.data).name.split('.')[0]}")
+
+
+def render(report: dict[str, Any]) -> str:
+    """Return what a person wants to know after an alignment."""
+    return (
+        f"score {report['score_before']:.3f} -> {report['score']:.3f} at {report['kl']:.2f} nats an answer from the reference; "
+        f"{report['rollouts']:,} rollouts at {report['rollouts_per_second']:.1f} a second, "
+        f"peak {report['peak_memory_gb']:.1f} GB\n"
+        f"saved to {report['artefact']}"
+    )
