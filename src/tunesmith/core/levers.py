@@ -18,6 +18,7 @@ LEVERS = {
     "prefixes": "what prompts share at their beginning is read once",
     "padding": "work token by token is done for real tokens only",
     "head": "gradients of logits are made piece by piece in the forward pass",
+    "vocabulary": "of an embedding table, the rows of tokens that the data use are trained; the others do not decay",
     "pages": "memory comes in huge pages",
 }
 _off: set[str] = set()

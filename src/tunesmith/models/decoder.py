@@ -16,7 +16,7 @@ from tunesmith.core.errors import UserError
 from tunesmith.models.layout import Layout
 from tunesmith.models.operations import CausalAttention, RMSNorm, Rotate, SwiGLU, TakeRows
 from tunesmith.models.soft_prefix import SoftPrefix, cache_of, soft_prefix_of
-from tunesmith.models.trunk import head_width, is_llama_like
+from tunesmith.models.trunk import BEHIND, head_width, is_llama_like
 
 
 def hidden_states(
@@ -102,7 +102,9 @@ def _block(block: Any, x: torch.Tensor, turns: _Turns, layout: Layout) -> torch.
     x = x + _attention(block.self_attn, normed, turns, layout)
     normed = RMSNorm.apply(x, block.post_attention_layernorm.weight, block.post_attention_layernorm.variance_epsilon)
     mlp = block.mlp
-    return x + mlp.down_proj(SwiGLU.apply(mlp.gate_proj(normed), mlp.up_proj(normed)))
+    x = x + mlp.down_proj(SwiGLU.apply(mlp.gate_proj(normed), mlp.up_proj(normed)))
+    behind = getattr(block, BEHIND, None)
+    return behind(x) if behind else x
 
 
 def _attention(attention: Any, x: torch.Tensor, turns: _Turns, layout: Layout) -> torch.Tensor:
