@@ -84,6 +84,22 @@ def test_it_learns_is_saved_and_answers_alike_again(tmp_path: Path, objective: s
     assert further.validation.measure() >= least - 0.2
 
 
+@pytest.mark.parametrize("objective", [*ROWS, {"name": "regression", "pooling": "mean"}])
+def test_an_adapter_carries_its_head(tmp_path: Path, objective: Any) -> None:
+    name = objective if isinstance(objective, str) else objective["name"]
+    data = written(tmp_path, [ROWS[name](n) for n in range(60)])
+    report = tune.run(config(tmp_path, data, objective, peft={"name": "lora", "rank": 4}, epochs=0.5))
+    assert report["artefact"].endswith("adapter")
+    asked = evaluation.Config(
+        task=data, model="toy-bert", adapter=report["artefact"], run_dir=str(tmp_path / "eval"), threads=1
+    )  # fmt: skip
+    assert evaluation.run(asked)["results"] == report["test"]
+    saved, again = ((tmp_path / part / "predictions.jsonl").read_text() for part in ("run", "eval"))
+    assert saved == again
+    further = ready(config(tmp_path / "more", data, objective, adapter=report["artefact"]))
+    assert {"classifier.weight", "qa_outputs.weight"} & set(further.training.parameters)
+
+
 def test_no_answer_is_given_by_a_threshold_of_validation_rows(tmp_path: Path) -> None:
     data = written(tmp_path, [asked(n) for n in range(100)])
     report = tune.run(config(tmp_path, data, {"name": "span", "doc_stride": 8}, max_length=22, epochs=1.0))

@@ -26,6 +26,14 @@ HEAD_FILE = "head_config.json"
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout", "attention_dropout")
 
 
+class _Mean(torch.nn.Module):
+    """In the place of a pooler: the mean of all states, for rows without padding; `models/heads.py` leaves padding out."""
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Average states [B, T, D] -> [B, D]."""
+        return states.mean(1)
+
+
 def load_encoder(name: str, head: Head, labels: Sequence[str] = (), dtype: str = "fp32", new_head: bool = False) -> LM:
     """Load an encoder as `load_headed` does, without a word about which weights are new."""
     return load_headed(name, head, labels, dtype, new_head)[0]
@@ -170,7 +178,7 @@ def _arranged(name: str, model: Any, settings: Mapping[str, Any]) -> set[str]:
         base = model.base_model
         if not isinstance(getattr(model, "classifier", None), torch.nn.Linear) or getattr(base, "pooler", None) is None:
             raise UserError(f"the head of '{name}' does not stand on a pooler that a mean could replace", "Use pooling pooler.")
-        base.pooler, model.config.pooling = None, "mean"
+        base.pooler, model.config.pooling = _Mean(), "mean"
     elif hasattr(model.config, "pooling"):
         model.config.pooling = "pooler"
     dropout = settings.get("dropout")

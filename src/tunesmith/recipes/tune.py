@@ -67,9 +67,9 @@ def run(config: Config) -> dict[str, Any]:
     with page:
         guarding = guarding_of(it, run.folder)
         adapted = train(it.lm, _with_findings(it), run, it.validation)
-        it.supervised.finish()
         mixes = mixes_of(it, run.folder)
         made = it.supervised
+        made.finish()
         artefact = save_artefact(run.folder, it.lm, it.method, made.prompts, "Fine-tuning", made.heads, made.task_type)
         test = it.rows.test() if it.rows.test else None
         if test:
