@@ -112,7 +112,12 @@ def test_a_saved_classifier_is_taken_up_again(capsys: pytest.CaptureFixture[str]
     assert code == 0, report
     config = Config(data=task(), objective="gpt-classification", model="run/model", peft="full", dtype="fp32", threads=1)
     again = _ready.ready(config).lm.model.score.weight
-    assert torch.equal(again, load_file("run/model/model.safetensors")["score.weight"])
+    saved = load_file("run/model/model.safetensors")["score.weight"]
+    assert torch.equal(again, saved)
+    # The control: a classifier of other labels is none of this task's.
+    other = Path(task(name="other"))
+    other.write_text(other.read_text(encoding="utf-8").replace("[a, b]", "{b: b, a: a}"), encoding="utf-8")
+    assert not torch.equal(_ready.ready(config.model_copy(update={"data": "other.yaml"})).lm.model.score.weight, saved)
 
 
 def free_text() -> str:

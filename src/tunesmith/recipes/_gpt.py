@@ -61,9 +61,10 @@ class GPT:
         choice = inputs.kind == "choice"
         model = lm.model
         model.score = Score(1 if choice else len(inputs.labels), model.get_input_embeddings().weight, dropout)
-        _take_up(lm, model.score)
-        names = ["score"] if choice else list(inputs.labels)
-        model.config.id2label, model.config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
+        names = dict(enumerate(["score"] if choice else inputs.labels))
+        if model.config.id2label == names:
+            _take_up(lm, model.score)
+        model.config.id2label, model.config.label2id = names, {name: i for i, name in names.items()}
         # Where transformers' own classifiers look for the last token.
         model.config.pad_token_id = (
             lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else lm.tokenizer.eos_token_id
@@ -145,7 +146,7 @@ class GPT:
 
 
 def _take_up(lm: LM, score: Any) -> None:
-    """Copy a classifier that was saved with the model's weights, if there is one of this size."""
+    """Copy the classifier that was saved with the model's weights, if there is one."""
     for file in sorted(Path(lm.name).glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
             saved = tensors.get_tensor("score.weight") if "score.weight" in tensors.keys() else None  # noqa: SIM118
