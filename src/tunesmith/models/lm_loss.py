@@ -47,7 +47,7 @@ def loss_of_hidden(
     Args:
         targets: [N, ...], for the objective; of each piece of the logits it gets the rows that belong to it.
     """
-    head = model.get_output_embeddings()
+    head: Any = model.get_output_embeddings()
     plain = type(head) is torch.nn.Linear and head.bias is None
     if not on("head") or not (plain or isinstance(head, HeadAndRows)):
         return objective(head(hidden), targets)

@@ -45,7 +45,8 @@ def add_tokens(lm: LM, tokens: Sequence[str], whole: bool) -> Added:
     there = [token for token in tokens if token in known]
     if len(there) == len(tokens):
         return Added(tuple(known[token] for token in tokens))
-    table, head = lm.model.get_input_embeddings(), lm.model.get_output_embeddings()
+    table: Any = lm.model.get_input_embeddings()
+    head: Any = lm.model.get_output_embeddings()
     if there or type(table) is not nn.Embedding or type(head) is not nn.Linear or head.bias is not None:
         why = (
             f"its vocabulary has {there[0]} already" if there else f"its tables are {type(table).__name__}, {type(head).__name__}"

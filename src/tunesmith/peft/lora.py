@@ -59,7 +59,7 @@ class Parameters(Config):
     """r, the inner dimension of the update"""
     alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
     """scale of the update is alpha / rank; absent = 2 x rank, or 8 with rslora, which is the same at rank 16"""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """on the input of the LoRA branch only"""
     targets: Literal["all-linear", "attention"] | list[str] = "all-linear"
     """which linear layers, never a head: all-linear or all (of the blocks), those of attention, or names (or ends of names)"""

@@ -106,9 +106,10 @@ def _with_replay(config: Config, it: Supervised, generative: bool) -> tuple[Supe
     if asked and not generative:
         raise UserError(f"{', '.join(asked)}: only a decoder's general text can be kept", "Use it with --objective causal-lm.")
     pool = pool_of(config, it.lm, min(config.max_length, it.lm.context_length), config.seed)
-    train, said = with_replay(config, it.rows.train, pool, config.seed)
     if pool is None:
         return it, None
+    assert isinstance(it.rows.train, EncodedRows)
+    train, said = with_replay(config, it.rows.train, pool, config.seed)
     fingerprint = text_hash(it.rows.fingerprint, train.fingerprint(), pool.fingerprint())
     return replace(it, rows=replace(it.rows, train=train, fingerprint=fingerprint, warnings=[*it.rows.warnings, *said])), pool
 

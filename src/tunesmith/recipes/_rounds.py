@@ -68,9 +68,8 @@ def measured(config: Config, folder: Path, tasks: list[Task], number: int, repor
         for column, task in enumerate(tasks):
             asker = Asker(lm, Prompts(task, lm.tokenizer), trained=column < number)
             asked = asker.ask(task.splits.test[: config.test_rows], title=task.name).predictions
-            gold, predicted = [p.gold for p in asked], [p.predicted for p in asked]
-            cells += with_intervals(task.name, task.metrics[:1], gold, predicted, config.seed)
-            answers.append({"gold": gold, "predicted": predicted})
+            cells += with_intervals(task.name, task.metrics[:1], asked, config.seed)
+            answers.append({"gold": [p.gold for p in asked], "predicted": [p.predicted for p in asked]})
         change = Forgetting.of_record(report["forgetting"]) if report and report["forgetting"] else None
         choices = change.choice_accuracies[1] if change and change.choice_accuracies else None
         trained = tasks[number - 1].name if number else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.core.config import Config
 from tunesmith.core.errors import UserError, near_miss
@@ -39,7 +39,7 @@ def open(parameters: Parameters) -> Scorer:
         spec.loader.exec_module(module)
     except (ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, OSError) as error:
         raise UserError(f"{file} does not run: {type(error).__name__}: {error}", "Mend the file.") from error
-    function = getattr(module, name, None)
+    function: Any = getattr(module, name, None)
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UserError(f"{file} has no function '{name}'", near_miss(name, known))
