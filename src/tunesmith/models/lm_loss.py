@@ -52,7 +52,8 @@ def loss_of_hidden(
     if not on("head") or not (plain or isinstance(head, HeadAndRows)):
         return objective(head(hidden), targets)
     stats: dict[str, float] = {}
-    weights = (head.weight, None) if plain else (head.weight[: head.first], head.new.weight)
+    made: Any = head
+    weights = (made.weight, None) if plain else (made.weight[: made.first], made.new.weight)
     weight, new = (w if w is None or torch.is_grad_enabled() else w.detach() for w in weights)
     return _InPieces.apply(hidden, weight, new, targets, objective, stats), stats
 

@@ -63,8 +63,9 @@ def add_tokens(lm: LM, tokens: Sequence[str], whole: bool) -> Added:
     if whole:
         _grow(lm.model, ids, rows, of_head)
         return Added(ids)
-    lm.model.set_input_embeddings(TableAndRows(table.weight, first, rows))
-    lm.model.set_output_embeddings(HeadAndRows(head.weight, first, of_head))
+    old: tuple[Any, Any] = table.weight, head.weight
+    lm.model.set_input_embeddings(TableAndRows(old[0], first, rows))
+    lm.model.set_output_embeddings(HeadAndRows(old[1], first, of_head))
     return Added(ids, tuple(name for name, module in lm.model.named_modules() if module in (rows, of_head)))
 
 

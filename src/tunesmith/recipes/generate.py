@@ -122,7 +122,8 @@ def _asked(config: Config) -> list[tuple[str | None, str]]:
         raise UserError("give either one prompt or --prompts FILE")
     asked: list[tuple[str | None, str]]
     if config.prompts is None:
-        asked, where = [(None, config.prompt or "")], "the prompt"
+        asked = [(None, config.prompt or "")]
+        where = "the prompt"
     else:
         where = f"a line of {config.prompts}"
         try:

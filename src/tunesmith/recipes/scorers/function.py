@@ -45,7 +45,7 @@ def open(parameters: Parameters) -> Scorer:
         raise UserError(f"{file} has no function '{name}'", near_miss(name, known))
 
     def score(answers: Sequence[Answer]) -> Sequence[float]:
-        scores: Sequence[float] = function([a.prompt for a in answers], [a.text for a in answers])
+        scores: Any = function([a.prompt for a in answers], [a.text for a in answers])
         return list(scores)
 
     return score
