@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tunesmith.core.errors import Interrupted, UserError, WorkFailed
+from tunesmith.core.errors import UserError, WorkFailed
+from tunesmith.data.collate import collate
 from tunesmith.models.load import load
 from tunesmith.models.score import Request, score_requests
 from tunesmith.models.value_head import ValueHead
@@ -18,15 +19,23 @@ from tunesmith.recipes import _aligning, align
 from tunesmith.recipes._models import load as load_with_adapter
 from tunesmith.recipes.align import Config
 from tunesmith.train import fit as fit_module
-from tunesmith.train.rollouts import ADVANTAGE, LENGTH, OLD, REFERENCE, Answer
+from tunesmith.train.rollouts import ADVANTAGE, LENGTH, OLD, REFERENCE
 
 SMALL: dict[str, Any] = {
     "data": "prompts.jsonl", "scorer": "scorer.py:score", "model": "toy-llama", "rollouts": 8, "max_new_tokens": 6,
     "steps": 3, "dtype": "fp32", "threads": 1, "save_steps": 1, "learning_rate": 0.01,
 }  # fmt: skip
+# The toy's frozen output layer can hardly tell tokens apart, so all weights are trained.
+EASY: dict[str, Any] = {
+    "scorer": "scorer.py:ascii", "method": "rloo", "rollouts": 32, "samples": 8, "learning_rate": 0.01,
+    "peft": {"name": "selective", "parts": "all"},
+}  # fmt: skip
 SCORER = """
 def score(prompts, answers):
     return [float(sum(c in "aeiou" for c in a)) for a in answers]
+
+def ascii(prompts, answers):
+    return [float(sum(c.isascii() for c in a)) for a in answers]
 
 def bad(prompts, answers):
     return [float("nan")] * len(answers)
@@ -94,8 +103,6 @@ def test_the_gradient_is_that_of_the_plain_formula() -> None:
     it = _aligning.ready(config(method="rloo", samples=4), Path("run"))
     rows = list(it.rollouts.in_epoch(0))
     it.lm.model.eval()
-    from tunesmith.data.collate import collate
-
     loss, _ = it.training.loss_of(collate(rows))
     loss.backward()
     found = {name: p.grad.clone() for name, p in it.training.parameters.items() if p.grad is not None}
@@ -108,24 +115,24 @@ def test_the_gradient_is_that_of_the_plain_formula() -> None:
         assert row.beside is not None
         total = total - (logp * torch.tensor([place[ADVANTAGE] for place in row.beside])).sum()
     total.backward()
-    assert float(loss) == pytest.approx(float(total), abs=1e-4)
+    assert float(loss.detach()) == pytest.approx(float(total.detach()), abs=1e-4)
     for name, p in it.training.parameters.items():
         if p.grad is not None:
             assert torch.allclose(found[name], p.grad, atol=1e-5), name
 
 
 def test_scores_rise_where_they_are_easy() -> None:
-    report = align.run(config(run_dir="run", steps=25, rollouts=32, samples=8, method="rloo", beta=0.0, learning_rate=0.02))
+    report = align.run(config(run_dir="run", steps=25, **EASY, beta=0.0))
     first, last = rounds("run")[:3], rounds("run")[-3:]
     mean = lambda some: sum(r["measured"]["score"] for r in some) / len(some)  # noqa: E731
-    assert mean(last) > mean(first) + 0.5
+    assert mean(last) > mean(first) + 1.5
     assert report["score"] == last[-1]["measured"]["score"]
 
 
 def test_divergence_is_held_by_its_price() -> None:
-    free = align.run(config(run_dir="free", steps=12, rollouts=16, samples=8, method="rloo", beta=0.0, learning_rate=0.02))
-    dear = align.run(config(run_dir="dear", steps=12, rollouts=16, samples=8, method="rloo", beta=5.0, learning_rate=0.02))
-    assert abs(dear["kl"]) < free["kl"] / 2
+    free = align.run(config(run_dir="free", steps=25, **EASY, beta=0.0))
+    dear = align.run(config(run_dir="dear", steps=25, **EASY, beta=20.0))
+    assert abs(dear["kl"]) < free["kl"] / 4
 
 
 @pytest.mark.parametrize("moment", ["sampling", "update"])
@@ -195,6 +202,4 @@ def test_an_answer_that_does_not_end_may_have_a_score_of_its_own() -> None:
     align.run(config(run_dir="run", steps=1, no_end=-9.0))
     for row in rounds("run")[0]["rows"]:
         assert (row["score"] == -9.0) == (row["stop_reason"] == "length")
-    assert Answer("a", "b", True).ended
     assert math.isfinite(rounds("run")[0]["measured"]["score"])
-    assert issubclass(Interrupted, Exception)
