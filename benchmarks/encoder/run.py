@@ -64,7 +64,7 @@ def against_peer(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         entry |= {"seed": seed, "ours": ours(options, seed, folder / "run")}
         rounds.append(entry)
         print(json.dumps(entry), file=sys.stderr, flush=True)
-    return {"rows": options.rows, "dtype": options.dtype, "rounds": rounds}
+    return {"rows": options.rows, "threads": options.threads, "rounds": rounds}
 
 
 def summary(rounds: list[dict[str, Any]]) -> dict[str, float]:
