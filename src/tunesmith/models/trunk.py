@@ -25,6 +25,8 @@ FAMILY = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
 _FEW = 64
+# A block's attribute: a module that maps its output [N, D] before the next block reads it (Pfeiffer adapters).
+BEHIND = "behind"
 
 
 def is_llama_like(model: Any, device: torch.device, length: int) -> bool:
@@ -55,6 +57,7 @@ class _Block:
     Attributes:
         qkv: [N, D] -> queries, keys and values side by side. output: ([N, H * head], residual [N, D]) -> [N, D].
         gated: [N, D] -> [N, F]. down: ([N, F], residual [N, D]) -> [N, D].
+        behind: what a peft method put behind the block, [N, D] -> [N, D]; None = nothing.
     """
 
     attention_norm: nn.Module
@@ -63,6 +66,7 @@ class _Block:
     mlp_norm: nn.Module
     gated: Callable[[torch.Tensor], torch.Tensor]
     down: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    behind: Callable[[torch.Tensor], torch.Tensor] | None
 
 
 class Trunk:
@@ -103,6 +107,7 @@ class Trunk:
             _rotate(mixed[:, :rotated], cos, sin)
             x = block.output(attend(number, mixed[:, : self.heads], mixed[:, self.heads :]), x)
             x = block.down(block.gated(_normed(block.mlp_norm, x)), x)
+            x = block.behind(x) if block.behind else x
         return _normed(self._norm, x)
 
 
@@ -150,7 +155,7 @@ def _block(layer: Any, packed: bool) -> _Block:
     both = _together((mlp.gate_proj, mlp.up_proj), packed)
     gated = lambda x: _gated(*both(x).chunk(2, -1))  # noqa: E731
     output, down = _added(attention.o_proj, packed), _added(mlp.down_proj, packed)
-    return _Block(layer.input_layernorm, qkv, output, layer.post_attention_layernorm, gated, down)
+    return _Block(layer.input_layernorm, qkv, output, layer.post_attention_layernorm, gated, down, getattr(layer, BEHIND, None))
 
 
 def _together(modules: Sequence[Any], packed: bool) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -180,8 +185,10 @@ def _own(module: Any) -> Any:
 
 def _side_by_side(modules: Sequence[Any]) -> Packed:
     """One product in place of several of the same input."""
-    biases = [m.bias for m in modules if m.bias is not None]
-    return Packed(torch.cat([m.weight for m in modules]), torch.cat(biases) if biases else None)
+    weight = torch.cat([m.weight for m in modules])
+    if all(m.bias is None for m in modules):
+        return Packed(weight, None)
+    return Packed(weight, torch.cat([m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias for m in modules]))
 
 
 def _gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:

@@ -97,8 +97,10 @@ def change_of(lm: Any, folder: Path) -> Change:
     deltas = {}
     with torch.no_grad():
         for name, p in lm.model.named_parameters():
-            if name not in base:
-                raise UserError(f"{folder} brings {name}, which its base does not have", "Use it as it is, with --adapter.")
+            if name not in base or p.shape != base[name].shape:
+                raise UserError(
+                    f"{folder} brings {name}, which its base does not have in this shape", "Use it as it is, with --adapter."
+                )
             delta = p - base[name]
             if bool(delta.any()):
                 deltas[name] = delta
