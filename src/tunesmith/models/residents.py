@@ -121,6 +121,8 @@ class _Mixed:
 class ResidentLinear(nn.Module):
     """A frozen linear layer and the updates that the resident adapters make to it."""
 
+    residents: Residents
+
     def __init__(self, base: nn.Module, name: str, residents: Residents) -> None:
         super().__init__()
         self.base, self.name = base, name

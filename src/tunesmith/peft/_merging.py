@@ -155,7 +155,7 @@ def as_one_lora(lm: Any, changes: Sequence[Change], weights: Sequence[float]) ->
         pairs.append(change.factors)
     ranks = [max(len(a) for a, _ in factors.values()) for factors in pairs]
     names = sorted({name for factors in pairs for name in factors})
-    parameters = lora.Parameters(rank=sum(ranks), alpha=float(sum(ranks)), targets=names)
+    parameters = lora.Parameters(rank=sum(ranks), alpha=float(sum(ranks)), dropout=0.0, targets=names)
     lora.attach(lm.model, parameters, 0)
     with torch.no_grad():
         for name, layer in lora.layers(lm.model).items():

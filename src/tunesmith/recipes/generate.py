@@ -120,6 +120,7 @@ def _asked(config: Config) -> list[tuple[str | None, str]]:
     """Return the prompts, each with the adapter that continues it (None = the base, or the only adapter)."""
     if (config.prompt is None) == (config.prompts is None):
         raise UserError("give either one prompt or --prompts FILE")
+    asked: list[tuple[str | None, str]]
     if config.prompts is None:
         asked, where = [(None, config.prompt or "")], "the prompt"
     else:
