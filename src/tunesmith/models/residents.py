@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -33,23 +32,15 @@ Factors = tuple[torch.Tensor, torch.Tensor, float]
 
 
 class _Adapter:
-    """An adapter's numbers in one piece of memory, cut into the tensors of its layers when it is first used."""
+    """An adapter's numbers in one piece of memory, and layer -> its factors as views of it."""
 
     def __init__(self, factors: Mapping[str, Factors], dtype: torch.dtype, device: torch.device) -> None:
-        self._shapes = [(layer, a.shape, b.shape, scaling) for layer, (a, b, scaling) in factors.items()]
         pieces = [x.detach().to(device, dtype).flatten() for a, b, _ in factors.values() for x in (a, b)]
         self.numbers = torch.cat(pieces)
-
-    @cached_property
-    def factors(self) -> dict[str, Factors]:
-        """Layer -> its factors, as views."""
-        found, start = {}, 0
-        for layer, shape_a, shape_b, scaling in self._shapes:
-            middle = start + shape_a.numel()
-            end = middle + shape_b.numel()
-            found[layer] = self.numbers[start:middle].view(shape_a), self.numbers[middle:end].view(shape_b), scaling
-            start = end
-        return found
+        views = iter(self.numbers.split([len(piece) for piece in pieces]))
+        self.factors = {
+            layer: (next(views).view(a.shape), next(views).view(b.shape), scaling) for layer, (a, b, scaling) in factors.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -130,7 +121,7 @@ class _Mixed:
 class ResidentLinear(nn.Module):
     """A frozen linear layer and the updates that the resident adapters make to it."""
 
-    residents: Any
+    residents: Residents
 
     def __init__(self, base: nn.Module, name: str, residents: Residents) -> None:
         super().__init__()

@@ -155,8 +155,7 @@ def _block(layer: Any, packed: bool) -> _Block:
     both = _together((mlp.gate_proj, mlp.up_proj), packed)
     gated = lambda x: _gated(*both(x).chunk(2, -1))  # noqa: E731
     output, down = _added(attention.o_proj, packed), _added(mlp.down_proj, packed)
-    behind = getattr(layer, BEHIND, None)
-    return _Block(layer.input_layernorm, qkv, output, layer.post_attention_layernorm, gated, down, behind)
+    return _Block(layer.input_layernorm, qkv, output, layer.post_attention_layernorm, gated, down, getattr(layer, BEHIND, None))
 
 
 def _together(modules: Sequence[Any], packed: bool) -> Callable[[torch.Tensor], torch.Tensor]:

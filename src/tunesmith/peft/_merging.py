@@ -97,8 +97,10 @@ def change_of(lm: Any, folder: Path) -> Change:
     deltas = {}
     with torch.no_grad():
         for name, p in lm.model.named_parameters():
-            if name not in base:
-                raise UserError(f"{folder} brings {name}, which its base does not have", "Use it as it is, with --adapter.")
+            if name not in base or p.shape != base[name].shape:
+                raise UserError(
+                    f"{folder} brings {name}, which its base does not have in this shape", "Use it as it is, with --adapter."
+                )
             delta = p - base[name]
             if bool(delta.any()):
                 deltas[name] = delta
@@ -153,7 +155,7 @@ def as_one_lora(lm: Any, changes: Sequence[Change], weights: Sequence[float]) ->
         pairs.append(change.factors)
     ranks = [max(len(a) for a, _ in factors.values()) for factors in pairs]
     names = sorted({name for factors in pairs for name in factors})
-    parameters = lora.Parameters(rank=sum(ranks), alpha=float(sum(ranks)), targets=names)
+    parameters = lora.Parameters(rank=sum(ranks), alpha=float(sum(ranks)), dropout=0.0, targets=names)
     lora.attach(lm.model, parameters, 0)
     with torch.no_grad():
         for name, layer in lora.layers(lm.model).items():

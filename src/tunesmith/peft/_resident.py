@@ -9,6 +9,7 @@ from tunesmith.core.errors import UserError
 from tunesmith.models.residents import Factors, Residents, residents_of
 from tunesmith.peft import lora
 from tunesmith.peft._files import load_adapter, read_config
+from tunesmith.peft._layers import place
 
 
 def add_adapter(lm: Any, name: str, folder: Path) -> Residents:
@@ -22,11 +23,14 @@ def add_adapter(lm: Any, name: str, folder: Path) -> Residents:
     """
     if not folder.is_dir():
         raise UserError(f"there is no adapter directory '{folder}'", "Give the folder that holds adapter_config.json.")
-    peft_type = read_config(folder).get("peft_type")
+    config = read_config(folder)
+    peft_type = config.get("peft_type")
     if peft_type != lora.PEFT_TYPE:
         raise UserError(
             f"{folder} is a {peft_type} adapter, and only LoRA adapters can share a model", "Load it by itself: --adapter."
         )
+    if config.get("modules_to_save"):
+        raise UserError(f"{folder} is more than a plain LoRA, and only that can share a model", "Load it by itself: --adapter.")
     residents = residents_of(lm.model)
     if residents is None:
         residents = lm.model.residents = Residents(lm.model)
@@ -36,7 +40,7 @@ def add_adapter(lm: Any, name: str, folder: Path) -> Residents:
         factors = _taken_off(lm.model, folder)
     finally:
         for layer, module in lora.layers(lm.model).items():
-            _set(lm.model, layer, module.base)
+            place(lm.model, layer, module.base)
         residents.mount(mounted)
     residents.put(name, factors)
     return residents
@@ -47,8 +51,3 @@ def _taken_off(model: Any, folder: Path) -> dict[str, Factors]:
     if set(lora.state(model)) != {f"base_model.model.{name}.lora_{x}.weight" for name in layers for x in "AB"}:
         raise UserError(f"{folder} is more than a plain LoRA, and only that can share a model", "Load it by itself: --adapter.")
     return {name: (layer.lora_A, layer.lora_B, layer.scaling) for name, layer in layers.items()}
-
-
-def _set(model: Any, layer: str, module: Any) -> None:
-    parent, _, last = layer.rpartition(".")
-    setattr(model.get_submodule(parent), last, module)

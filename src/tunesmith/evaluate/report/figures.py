@@ -35,17 +35,34 @@ class Point(Protocol):
     """What can be drawn: a thing with a name, a kind (its shape), a value with its interval, and a value a draw."""
 
     @property
-    def route(self) -> str: ...
+    def route(self) -> str:
+        """Its name."""
+        ...
+
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """Its shape."""
+        ...
+
     @property
-    def value(self) -> float: ...
+    def value(self) -> float:
+        """What it reached."""
+        ...
+
     @property
-    def low(self) -> float: ...
+    def low(self) -> float:
+        """Lower end of the interval."""
+        ...
+
     @property
-    def high(self) -> float: ...
+    def high(self) -> float:
+        """Upper end of the interval."""
+        ...
+
     @property
-    def draws(self) -> Sequence[float]: ...
+    def draws(self) -> Sequence[float]:
+        """The value of each draw."""
+        ...
 
 
 @dataclass(frozen=True)
