@@ -48,9 +48,8 @@ def run(config: Config) -> dict[str, Any]:
     """
     from tunesmith.recipes._adapt import train
     from tunesmith.recipes._artefact import save_artefact
-    from tunesmith.recipes._guarding import guarding_of
+    from tunesmith.recipes._guarding import guarding_of, mixes_of
     from tunesmith.recipes._ready import filled_in
-    from tunesmith.recipes._wise_ft import mixes_of
 
     start = time.monotonic()
     config = filled_in(config).model_copy(update={"run_dir": str(folder_of(config))})
