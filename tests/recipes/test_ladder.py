@@ -34,7 +34,8 @@ ROW = {
 }  # fmt: skip
 REPORT = {
     "status", "run_dir", "seconds", "wall_seconds", "peak_memory_gb", "warnings", "routes", "best", "verdict", "task",
-    "description", "model", "metric", "differences", "level", "resamples", "skipped", "command", "price_note", "provenance", "tradeoff",
+    "description", "model", "metric", "differences", "level", "resamples", "skipped", "command", "price_note", "provenance",
+    "tradeoff",
 }  # fmt: skip
 
 
