@@ -282,6 +282,7 @@ def test_report_json_has_the_documented_keys() -> None:
     assert set(report) == {
         "status", "task", "description", "model", "metric", "routes", "best", "verdict", "differences", "level", "resamples",
         "skipped", "warnings", "seconds", "wall_seconds", "peak_memory_gb", "command", "price_note", "provenance",
+        "tradeoff",
     }  # fmt: skip
     needed = [
         "route",

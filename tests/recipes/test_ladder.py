@@ -35,6 +35,7 @@ ROW = {
 REPORT = {
     "status", "run_dir", "seconds", "wall_seconds", "peak_memory_gb", "warnings", "routes", "best", "verdict", "task",
     "description", "model", "metric", "differences", "level", "resamples", "skipped", "command", "price_note", "provenance",
+    "tradeoff",
 }  # fmt: skip
 
 

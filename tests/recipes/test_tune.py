@@ -342,5 +342,7 @@ def test_an_artefact_is_replaced_whole(capsys: pytest.CaptureFixture[str]) -> No
 def test_from_python() -> None:
     import tunesmith as ts
 
-    config = ts.TuneConfig(data=str(file()), model="toy-llama", threads=1, max_steps=2, peft={"name": "lora", "rank": 2})
+    config = ts.TuneConfig(
+        data=str(file()), model="toy-llama", threads=1, max_steps=2, peft={"name": "lora", "rank": 2}, guard=False
+    )
     assert set(ts.tune(config)) == DOCUMENTED

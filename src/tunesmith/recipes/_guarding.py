@@ -10,6 +10,7 @@ from tunesmith.core.files import write_json
 from tunesmith.evaluate import forgetting
 from tunesmith.models.load import LM
 from tunesmith.recipes._ready import Ready
+from tunesmith.recipes._wise_ft import mix_weights
 from tunesmith.train.fit import Validation
 
 
@@ -18,6 +19,14 @@ def guarding_of(it: Ready, folder: Path) -> Guarding | None:
     if not it.config.guard or not it.generative:
         return None
     return Guarding(it.lm, it.config.data, it.config.guard_rows, it.validation, folder)
+
+
+def mixes_of(it: Ready, folder: Path) -> dict[str, Any] | None:
+    """Mix old and new weights of a training that is done, if that is wanted."""
+    if not it.config.wise_ft or it.validation is None:
+        return None
+    model, parameters = it.config.model_name, it.training.parameters
+    return mix_weights(it.lm, model, it.method, parameters, it.validation, it.config.wise_ft, folder).as_dict()
 
 
 class Guarding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,11 +18,9 @@ from tunesmith.data.task import Task
 from tunesmith.evaluate.answer import Asker
 from tunesmith.evaluate.results import Forgetting
 from tunesmith.recipes._models import load
+from tunesmith.recipes._rounds_config import Config
 from tunesmith.recipes._tested import with_intervals
 from tunesmith.stats.bootstrap import interval, resample_counts
-
-if TYPE_CHECKING:
-    from tunesmith.recipes.rounds import Config
 
 _RESAMPLES = 5_000
 

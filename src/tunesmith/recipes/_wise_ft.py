@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -25,9 +25,6 @@ from tunesmith.models.load import LM
 from tunesmith.peft import full, lora
 from tunesmith.recipes._models import load
 from tunesmith.train.fit import Validation
-
-if TYPE_CHECKING:
-    from tunesmith.recipes._ready import Ready
 
 KEPT_GAIN = 0.9
 
@@ -83,14 +80,6 @@ def choose(points: list[Point]) -> float:
         return 0.0
     good = [p for p in points if p.value - start >= KEPT_GAIN * most - 1e-12]
     return min(good, key=lambda p: (p.nats, p.alpha)).alpha
-
-
-def mixes_of(it: Ready, folder: Path) -> dict[str, Any] | None:
-    """Mix old and new weights of a training that is done, if that is wanted."""
-    if not it.config.wise_ft or it.validation is None:
-        return None
-    model, parameters = it.config.model_name, it.training.parameters
-    return mix_weights(it.lm, model, it.method, parameters, it.validation, it.config.wise_ft, folder).as_dict()
 
 
 def mix_weights(

@@ -10,9 +10,7 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Self
-
-from pydantic import Field, field_validator, model_validator
+from typing import Any
 
 from tunesmith.core.errors import UserError
 from tunesmith.core.files import write_json, write_manifest, write_text
@@ -20,7 +18,7 @@ from tunesmith.core.progress import say
 from tunesmith.core.runs import Run, versions
 from tunesmith.data.task import Task, load_task
 from tunesmith.recipes._command import command_of
-from tunesmith.recipes._remedies_config import Remedies
+from tunesmith.recipes._rounds_config import EARLIER, Config
 
 POSITIONAL = "data"
 EXAMPLES = (
@@ -28,59 +26,6 @@ EXAMPLES = (
     "tunesmith rounds products,movies --replay 0.2",
     "tunesmith rounds products,movies,company.yaml --peft lora",
 )
-EARLIER = "earlier"
-
-
-class Config(Remedies):
-    """Settings of `tunesmith rounds`; the rest is as in `tune`."""
-
-    data: str
-    """two tasks or more in their order, separated by commas: embedded names, task YAMLs or files with texts and labels"""
-    model: str = "smollm2"
-    """embedded name, local directory or hub id of a decoder"""
-    peft: str | dict[str, Any] = "full"
-    """what is trained: every weight, or one adapter that each round trains further (lora, ...)"""
-    replay_data: str = EARLIER
-    """what is replayed: earlier (training rows of the rounds before; general text in the first), general, tasks and files"""
-    train_rows: int | None = Field(None, ge=1)
-    """at most this many rows of each task"""
-    validation_rows: int = Field(200, ge=0)
-    """at most this many rows for choosing the best weights; 0 = none"""
-    test_rows: int = Field(300, ge=2)
-    """at most this many test items of each task for the matrix"""
-    max_length: int = Field(1024, ge=2)
-    """longest row in tokens; longer ones stop the run"""
-    guard: bool = True
-    """measure general text, choices and sibling tasks before and after every round"""
-    guard_rows: int = Field(50, ge=0)
-    """items of each sibling task for that"""
-    dtype: str = "auto"
-    threads: int | None = Field(None, ge=1)
-    seed: int = 0
-    run_dir: str | None = None
-    """absent = runs/rounds-TASKS"""
-    overwrite: bool = False
-    """start again in a run_dir that holds earlier rounds"""
-    resume: bool = True
-    """go on with the rounds in run_dir; --resume false is --overwrite"""
-
-    @field_validator("peft", mode="before")
-    @classmethod
-    def _named(cls, value: object) -> object:
-        return {"name": "lora", **value} if isinstance(value, dict) else value
-
-    @model_validator(mode="after")
-    def _several(self) -> Self:
-        if len(self.names) < 2:
-            raise ValueError("rounds needs two tasks or more, separated by commas; for one there is tune")
-        if twice := [name for name in self.names if self.names.count(name) > 1]:
-            raise ValueError(f"the task '{twice[0]}' is given twice: its column of the matrix would be taught by two rounds")
-        return self
-
-    @property
-    def names(self) -> list[str]:
-        """The tasks, as they were given."""
-        return [name.strip() for name in self.data.split(",") if name.strip()]
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -50,9 +50,8 @@ def run(config: Config) -> dict[str, Any]:
     """
     from tunesmith.recipes._adapt import train
     from tunesmith.recipes._artefact import save_artefact
-    from tunesmith.recipes._guarding import guarding_of
+    from tunesmith.recipes._guarding import guarding_of, mixes_of
     from tunesmith.recipes._ready import filled_in
-    from tunesmith.recipes._wise_ft import mixes_of
 
     if config.sweep:
         from tunesmith.recipes._sweep import run_sweep
