@@ -80,7 +80,7 @@ def _pairs(answers: Any) -> list[tuple[Any, Any]]:
 def said(name: str, value: Any) -> tuple[str, ...] | None:
     """Return an answer of several parts as the texts that all count as right, the first as it is to be said.
 
-    None where a field of this name holds one text or number. Tags stand one after the other, labels behind commas; no answer is "".
+    None where a field of this name holds one text or number. Tags stand after each other, labels behind commas; no answer is "".
     """
     if name == ANSWERS and isinstance(value, Mapping) and isinstance(value.get("text"), list):
         return tuple(dict.fromkeys(value["text"])) or ("",)
