@@ -78,7 +78,14 @@ CASES: dict[str, tuple[str, dict[str, Any], list[Baseline]]] = {
 def measured(case: str, rows: int | None, epochs: float | None) -> dict[str, Any]:
     """Tune, and let the baselines learn from the same rows and answer the same items."""
     data, settings, baselines = CASES[case]
-    settings = {**settings, "data": data, "validation_rows": 100, "test_rows": 400, "threads": 1, "evaluations": 1}
+    settings = {
+        **settings,
+        "data": data,
+        "validation_rows": 100,
+        "test_rows": 500 if case == "regression" else 400,
+        "threads": 1,
+        "evaluations": 1,
+    }
     settings |= {key: value for key, value in (("train_rows", rows), ("epochs", epochs)) if value}
     with tempfile.TemporaryDirectory() as folder:
         report = tune.run(tune.Config(**settings, run_dir=folder, overwrite=True))

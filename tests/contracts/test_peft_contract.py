@@ -249,7 +249,7 @@ def test_classifying_and_training_a_classifier_see_it(variant: str) -> None:
     assert float((found[:1] - logits(lm)).abs().max()) < 1e-4
     assert float((found[:1] - before).abs().max()) > 1e-3
     lm.model.eval()  # no dropout
-    loss, _ = class_loss(lm, False)(collate(rows))
+    loss, _ = class_loss(lm)(collate(rows))
     loss.backward()
     ours = {n: p.grad.clone() for n, p in trained.items() if p.grad is not None}
     lm.model.zero_grad()

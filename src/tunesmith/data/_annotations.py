@@ -7,7 +7,7 @@ from typing import Any
 
 from tunesmith.data._readers import RowProblem
 
-LABELS = "labels"
+TAGS, LABELS, ANSWERS = "tags", "labels", "answers"
 BETWEEN_LABELS = ", "
 
 
@@ -78,12 +78,12 @@ def _pairs(answers: Any) -> list[tuple[Any, Any]]:
 
 
 def said(name: str, value: Any) -> tuple[str, ...] | None:
-    """Return an answer of several parts as the texts that all count as right, the first as the model would say it.
+    """Return an answer of several parts as the texts that all count as right, the first as it is to be said.
 
-    None where the value is one text or number. Tags stand one after the other, labels behind commas; no answer is "".
+    None where a field of this name holds one text or number. Tags stand after each other, labels behind commas; no answer is "".
     """
-    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+    if name == ANSWERS and isinstance(value, Mapping) and isinstance(value.get("text"), list):
         return tuple(dict.fromkeys(value["text"])) or ("",)
-    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+    if name in (TAGS, LABELS) and isinstance(value, list) and all(isinstance(one, str) for one in value):
         return ((BETWEEN_LABELS if name == LABELS else " ").join(value),)
     return None

@@ -45,7 +45,7 @@ CONVENTIONS: dict[str, tuple[Part, ...]] = {
         Part("prompt", _QUESTION, _TEXT | _TURNS),
         Part("completion", ("completion", "response", "answer", "output", "target"), _TEXT | _TURNS),
     ),
-    "token_tags": (Part("tokens", ("tokens", "words"), _LIST), Part("tags", ("tags", "ner_tags", "pos_tags", "labels"), _LIST)),
+    "token_tags": (Part("tokens", ("tokens", "words"), _LIST), Part("tags", ("tags", "ner_tags", "pos_tags"), _LIST)),
     "span_answers": (
         Part("context", ("context", "passage"), _TEXT),
         Part("question", ("question", "query"), _TEXT),

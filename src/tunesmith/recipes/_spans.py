@@ -43,8 +43,12 @@ class Answered:
 
     @property
     def margin(self) -> float:
-        """How much better the best span is than no answer."""
-        return self.spans[0][0] - self.none if self.spans else -np.inf
+        """How much better the best span is than no answer; very little where there is none."""
+        return self.spans[0][0] - self.none if self.spans else -1e9
+
+    def text(self, context: str) -> str:
+        """Return the best span of the passage; "" where there is none."""
+        return context[self.spans[0][1] : self.spans[0][2]] if self.spans else ""
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ class SpanReader:
             predictions.append(
                 Prediction(
                     item.id, item.where, item.fields["question"], f"{item.fields['question']}\n{context}", hash_of_ids(first.ids),
-                    scores, context[found.spans[0][1] : found.spans[0][2]] if answered else "", golds[0],
+                    scores, found.text(context) if answered else "", golds[0],
                     golds=golds if len(golds) > 1 else (),
                 )
             )  # fmt: skip

@@ -96,7 +96,7 @@ def headed(lm: LM, task: Task) -> Headed:
         if how["null_threshold"] is None or not held_out:
             return
         found = reader.find(held_out)
-        best = [e.fields["context"][f.spans[0][1] : f.spans[0][2]] for e, f in zip(held_out, found, strict=True)]
+        best = [f.text(e.fields["context"]) for e, f in zip(held_out, found, strict=True)]
 
         def worth(said: Sequence[str]) -> list[float]:
             return [
