@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -102,8 +103,31 @@ print(json.dumps({"overhead_share": 1 - spent / report["seconds"], "seconds": re
 """
 
 
+def picture(points: list[dict[str, float]]) -> str:
+    """Draw seconds against rows, both logarithmic, beside the line that is proportional to the first point (SVG)."""
+
+    def place(rows: float, seconds: float) -> tuple[float, float]:
+        return 60 + 120 * (math.log10(rows) - 3), 210 - 70 * math.log10(seconds)
+
+    first = points[0]
+    per_row = first["training_seconds"] / first["rows"]
+    line = " ".join("{:.1f},{:.1f}".format(*place(r, per_row * r)) for r in (first["rows"], points[-1]["rows"]))
+    marks = []
+    for point in points:
+        x, y = place(point["rows"], point["training_seconds"])
+        label = f"{point['rows']:,} rows: {point['training_seconds']:,.1f} s"
+        marks.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#0b62a4"/>')
+        marks.append(f'<text x="{x + 8:.1f}" y="{y + 14:.1f}">{label}</text>')
+    return "\n".join([
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 440 240" font-family="sans-serif" font-size="11" role="img"',
+        ' aria-label="Training seconds against rows">', '<rect width="440" height="240" fill="#fff"/>',
+        f'<polyline points="{line}" stroke="#999" stroke-dasharray="4 3" fill="none"/>', *marks,
+        '<text x="60" y="232">rows (logarithmic); dashed: proportional to the first point</text>', "</svg>", "",
+    ])  # fmt: skip
+
+
 def main() -> None:
-    """Measure and write scaling.json."""
+    """Measure and write scaling.json and its picture."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--full", action="store_true")
     full = parser.parse_args().full
@@ -117,6 +141,7 @@ def main() -> None:
         done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
         result["step"] = json.loads(done.stdout.splitlines()[-1])
     (HERE / "scaling.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (HERE / "scaling.svg").write_text(picture(result["growth"]), encoding="utf-8")
     print(json.dumps(result["step"]), file=sys.stderr)
 
 

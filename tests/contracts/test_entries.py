@@ -28,8 +28,9 @@ REQUIRED = {
         *("Parameters", "build", "searcher", "encoder", "log_weights", "UNRELATED"),
         *("CITATION", "evaluate", "worked_example"),
     ),
-    "peft": ("Parameters", "attach", "SAVES", "LEARNING_RATE"),
+    "peft": ("Parameters", "attach", "rates", "SAVES", "TITLE", "LEARNING_RATE", "IDENTITY_AT_START"),
     "objectives": ("loss", "evaluate", "worked_example"),
+    "rl/advantages": ("advantages", "evaluate", "worked_example"),
     "evaluate/calibrators": ("fit", "apply", "evaluate", "worked_example"),
     "train/engines": ("launch",),
     "train/trackers": ("Writer",),
@@ -172,3 +173,38 @@ def test_a_new_file_that_breaks_its_contract_is_caught(tmp_path: Path) -> None:
     tested = Copy(tmp_path, METRIC.replace(", 0.5,", ", 0.4,")).contracts()
     assert tested.returncode == 1, tested.stdout
     assert "test_the_worked_example_comes_out" in tested.stdout
+
+
+METHOD = '''"""A method that trains the last norm of a decoder, which nobody needs."""
+
+from tunesmith.core.config import Config
+
+SAVES, TITLE, LEARNING_RATE, IDENTITY_AT_START = "model", "last norm {size}", 1e-3, True
+
+
+class Parameters(Config):
+    size: int = 7
+    """nothing"""
+
+
+def attach(model, parameters, seed):
+    model.requires_grad_(False)
+    return {"model.norm.weight": model.model.norm.weight.requires_grad_(True)}
+
+
+def rates(model, parameters):
+    return {}
+'''
+
+
+def test_one_new_peft_method_is_a_rung_at_once(tmp_path: Path) -> None:
+    copy = Copy(tmp_path, METRIC)
+    (tmp_path / "tunesmith" / "peft" / "last_norm.py").write_text(METHOD, encoding="utf-8")
+    arguments = ["ladder", "movies", "--model", "toy-llama", "--routes", "last-norm:size=3", "--baselines", "majority"]
+    limits = ["--train_rows", "32", "--test_rows", "20", "--validation_rows", "0", "--guard_rows", "2", "--train.max_steps", "2"]
+    run = copy.python("-m", "tunesmith", *arguments, *limits, "--run_dir", str(tmp_path / "run"), "--json")
+    assert run.returncode == 0, run.stderr
+    assert '"route": "last norm 3"' in run.stdout
+    missing = copy.python("-m", "tunesmith", "ladder", "movies", "--routes", "last-nrom")
+    assert missing.returncode == 2
+    assert "Did you mean 'last-norm'?" in missing.stderr

@@ -44,7 +44,7 @@ def test_three_ways_to_write_an_entry_are_one() -> None:
         ("lora:rank", r"cannot read 'rank' in peft method 'lora:rank'\n  Write it as name:key=value"),
         ("lorra", r"unknown peft method 'lorra'\n  Did you mean 'lora'"),
         ("", "a peft method needs a name"),
-        ({"rank": 4}, r"a peft method needs a name\n  Known: full, lora"),
+        ({"rank": 4}, r"a peft method needs a name\n  Known: bitfit, full, houlsby, ia3, lora"),
         ({"name": 5}, "a peft method needs a name"),
     ],
 )

@@ -288,7 +288,7 @@ def test_a_prompt_without_effect_or_for_another_base_is_refused(tmp_path: Path) 
     folder = tmp_path / "a"
     _files.save_adapter(folder, lm, entry, parameters, PROMPTS, "card")
     wrong = LM(toy.build("toy-llama", seed=1)[0], toy.byte_tokenizer(), "other", "other-identity")
-    with pytest.raises(WorkFailed, match="does not behave as it did when it was saved"):
+    with pytest.raises(UserError, match="does not behave as it did when it was saved"):
         _files.load_adapter(wrong, folder)
     narrow = LM(gpt2(), toy.byte_tokenizer(), "gpt2", "other")
     with pytest.raises(UserError, match=r"prompt_embeddings is \[5, 64\], the model needs \[5, 32\]"):

@@ -143,7 +143,7 @@ def test_an_ensemble_votes(tmp_path: Path) -> None:
 def test_labels_of_the_routes_say_what_is_not_as_usual() -> None:
     soft, prefix = ROUTES.get("soft-prompt"), ROUTES.get("prefix-tuning")
     assert soft.label(soft.Parameters(init="random", ensemble=5)) == "soft prompt 20 random x 5"
-    assert prefix.label(prefix.Parameters(hidden=None)) == "prefix 10 direct"
+    assert prefix.label(prefix.Parameters(hidden=None)) == "prefix 10 hidden=none"
 
 
 def said(predicted: str, low: float, valid: bool = True) -> Prediction:

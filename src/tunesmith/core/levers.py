@@ -13,10 +13,12 @@ from tunesmith.core.errors import UserError, near_miss
 
 LEVERS = {
     "decoder": "on a CPU, blocks of the Llama family run as a few whole operations instead of many small ones",
+    "encoder": "on a CPU, encoders of the BERT family compute real tokens only, and in the last block those that are wanted",
     "packed": "weights that are not trained are laid out once for the processor's matrix units, for scoring and generating",
     "prefixes": "what prompts share at their beginning is read once",
     "padding": "work token by token is done for real tokens only",
     "head": "gradients of logits are made piece by piece in the forward pass",
+    "vocabulary": "of an embedding table, the rows of tokens that the data use are trained; the others do not decay",
     "pages": "memory comes in huge pages",
 }
 _off: set[str] = set()

@@ -10,7 +10,6 @@ import ast
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from tunesmith.core.errors import UserError, unknown
@@ -24,18 +23,23 @@ class Registry:
     Args:
         room: folder below `tunesmith`, for example "metrics" or "recipes/routes".
         kind: what an entry is called in messages, for example "metric".
+        of: a room whose entries are entries here too, unless a file here has their name. `made(entry)` in the helper
+            that is called like that room ("_peft.py") says what they are here.
     """
 
-    def __init__(self, room: str, kind: str) -> None:
-        self.room, self.kind = room, kind
+    def __init__(self, room: str, kind: str, of: Registry | None = None) -> None:
+        self.room, self.kind, self.of = room, kind, of
         self.folder = _ROOT / room
 
     def names(self) -> list[str]:
         """Return the entry names, sorted, without importing any. Helpers start with `_` and are not entries."""
-        return sorted(f.stem.replace("_", "-") for f in self.folder.glob("*.py") if not f.stem.startswith("_"))
+        return sorted({*self._own(), *(self.of.names() if self.of else ())})
 
-    def get(self, name: str) -> ModuleType:
-        """Import one entry. Hyphen and underscore are the same.
+    def _own(self) -> set[str]:
+        return {f.stem.replace("_", "-") for f in self.folder.glob("*.py") if not f.stem.startswith("_")}
+
+    def get(self, name: str) -> Any:
+        """Import one entry, a module or what `made` gives. Hyphen and underscore are the same.
 
         Raises:
             UserError: there is no such entry; the message has a near miss.
@@ -43,19 +47,24 @@ class Registry:
         canonical = name.replace("_", "-")
         if canonical not in self.names():
             raise unknown(self.kind, name, self.names())
-        return importlib.import_module(f"tunesmith.{self.room.replace('/', '.')}.{canonical.replace('-', '_')}")
+        package = f"tunesmith.{self.room.replace('/', '.')}"
+        if self.of and canonical not in self._own():
+            return importlib.import_module(f"{package}._{self.of.room}").made(self.of.get(canonical))
+        return importlib.import_module(f"{package}.{canonical.replace('-', '_')}")
 
     def summary(self, name: str) -> str:
         """Return the first line of an entry's docstring, read from the file and not by importing it."""
+        if self.of and name not in self._own():
+            return self.of.summary(name)
         source = (self.folder / f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")
         docstring = ast.get_docstring(ast.parse(source)) or ""
         return docstring.split("\n", 1)[0]
 
-    def parameters(self, spec: str | Mapping[str, Any]) -> tuple[ModuleType, Any]:
+    def parameters(self, spec: str | Mapping[str, Any]) -> tuple[Any, Any]:
         """Resolve "lora", "lora:rank=8,alpha=16" or {"name": "lora", "rank": 8} to an entry and its parameters.
 
         Returns:
-            The entry's module and an instance of its `Parameters`.
+            The entry and an instance of its `Parameters`.
 
         Raises:
             UserError: unknown entry, unknown parameter or a value of the wrong type.
@@ -84,14 +93,15 @@ DEMONSTRATIONS = Registry("data/demonstrations", "demonstration choice")
 RETRIEVERS = Registry("retrieval/retrievers", "retriever")
 PEFT = Registry("peft", "peft method")
 OBJECTIVES = Registry("objectives", "objective")
+ADVANTAGES = Registry("rl/advantages", "advantage estimator")
 CALIBRATORS = Registry("evaluate/calibrators", "calibrator")
 ENGINES = Registry("train/engines", "engine")
 TRACKERS = Registry("train/trackers", "tracker")
-ROUTES = Registry("recipes/routes", "route")
+ROUTES = Registry("recipes/routes", "route", of=PEFT)
 BASELINES = Registry("recipes/baselines", "baseline")
 TUNINGS = Registry("recipes/tunings", "objective")
 RECIPES = Registry("recipes", "command")
 ROOMS = (
-    METRICS, SOURCES, DEMONSTRATIONS, RETRIEVERS, PEFT, OBJECTIVES, CALIBRATORS, ENGINES, TRACKERS, ROUTES, BASELINES, TUNINGS,
-    RECIPES,
+    METRICS, SOURCES, DEMONSTRATIONS, RETRIEVERS, PEFT, OBJECTIVES, ADVANTAGES, CALIBRATORS, ENGINES, TRACKERS, ROUTES,
+    BASELINES, TUNINGS, RECIPES,
 )  # fmt: skip

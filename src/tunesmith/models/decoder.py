@@ -13,12 +13,10 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from tunesmith.core.errors import UserError
-from tunesmith.core.levers import on
-from tunesmith.models.operations import CausalAttention, RMSNorm, Rotate, SpreadRows, SwiGLU, TakeRows
+from tunesmith.models.layout import Layout
+from tunesmith.models.operations import CausalAttention, RMSNorm, Rotate, SwiGLU, TakeRows
 from tunesmith.models.soft_prefix import SoftPrefix, cache_of, soft_prefix_of
-from tunesmith.models.trunk import head_width, is_llama_like
-
-_WORTHWHILE_PADDING = 0.05
+from tunesmith.models.trunk import BEHIND, head_width, is_llama_like
 
 
 def hidden_states(
@@ -49,7 +47,7 @@ def hidden_states(
         read = {"inputs_embeds": _embedded(model, soft, ids)} if soft else {"input_ids": ids}
         return model.base_model(**read, use_cache=False).last_hidden_state[wanted]
     trunk = model.base_model
-    layout = _Layout.of(lengths, ids.shape[1])
+    layout = Layout.of(lengths, ids.shape[1])
     x = layout.packed(_embedded(model, soft, ids)) if soft else trunk.embed_tokens(layout.real(ids))
     positions = torch.arange(ids.shape[1], device=ids.device)[None]
     turns = _Turns.of(*trunk.rotary_emb(x, positions), head_width=head_width(model.config))
@@ -98,49 +96,18 @@ class _Turns:
         return cls(cos, sin, cos * head_width**-0.5, sin * head_width**-0.5)
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where the N real tokens of a padded batch [B, T] stand; index None = everywhere, because nothing is padded."""
-
-    batch: int
-    length: int
-    index: torch.Tensor | None
-
-    @classmethod
-    def of(cls, lengths: torch.Tensor, length: int) -> _Layout:
-        batch = len(lengths)
-        padding = 1 - float(lengths.sum()) / (batch * length)
-        if padding < _WORTHWHILE_PADDING or not on("padding"):
-            return cls(batch, length, None)
-        real = torch.arange(length, device=lengths.device) < lengths[:, None]
-        return cls(batch, length, real.flatten().nonzero()[:, 0])
-
-    def real(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, T] -> [N]."""
-        return x.flatten() if self.index is None else x.flatten()[self.index]
-
-    def padded(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, D] -> [B, T, D], zeros between rows, so that no row of a batch can see another."""
-        if self.index is not None:
-            x = SpreadRows.apply(x, self.index, self.batch * self.length)
-        return x.view(self.batch, self.length, -1)
-
-    def packed(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, T, D] -> [N, D]."""
-        x = x.reshape(self.batch * self.length, -1)
-        return x if self.index is None else TakeRows.apply(x, self.index)
-
-
-def _block(block: Any, x: torch.Tensor, turns: _Turns, layout: _Layout) -> torch.Tensor:
+def _block(block: Any, x: torch.Tensor, turns: _Turns, layout: Layout) -> torch.Tensor:
     """One decoder block: x [N, D] -> [N, D]."""
     normed = RMSNorm.apply(x, block.input_layernorm.weight, block.input_layernorm.variance_epsilon)
     x = x + _attention(block.self_attn, normed, turns, layout)
     normed = RMSNorm.apply(x, block.post_attention_layernorm.weight, block.post_attention_layernorm.variance_epsilon)
     mlp = block.mlp
-    return x + mlp.down_proj(SwiGLU.apply(mlp.gate_proj(normed), mlp.up_proj(normed)))
+    x = x + mlp.down_proj(SwiGLU.apply(mlp.gate_proj(normed), mlp.up_proj(normed)))
+    behind = getattr(block, BEHIND, None)
+    return behind(x) if behind else x
 
 
-def _attention(attention: Any, x: torch.Tensor, turns: _Turns, layout: _Layout) -> torch.Tensor:
+def _attention(attention: Any, x: torch.Tensor, turns: _Turns, layout: Layout) -> torch.Tensor:
     batch, length, config = layout.batch, layout.length, attention.config
     heads, shared, width = config.num_attention_heads, config.num_key_value_heads, head_width(config)
     q = Rotate.apply(layout.padded(attention.q_proj(x)), turns.scaled_cos, turns.scaled_sin, heads)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tunesmith.core.progress import Progress
+from tunesmith.models.bert import hidden_states, real_tokens
 from tunesmith.models.load import LM
 
 # The heads of these families read hidden states one by one, so they need only see the hidden tokens.
@@ -43,12 +44,10 @@ def masked_logits(model: Any, ids: torch.Tensor, lengths: torch.Tensor, where: t
         model: a masked language model of transformers. ids: [B, T], padded on the right. lengths: [B] real tokens.
         where: [B, T] booleans.
     """
-    real = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
     name = _HEADS.get(type(model).__name__)
     if name is None:
-        return model(input_ids=ids, attention_mask=real).logits[where]
-    hidden = model.base_model(input_ids=ids, attention_mask=real).last_hidden_state
-    return getattr(model, name)(hidden[where])
+        return model(input_ids=ids, attention_mask=real_tokens(ids, lengths).long()).logits[where]
+    return getattr(model, name)(hidden_states(model, ids, lengths, where))
 
 
 def fill(lm: LM, gaps: Sequence[Gap], words: Sequence[tuple[int, ...]], title: str = "") -> list[Filled]:

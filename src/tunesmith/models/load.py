@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,17 @@ class LM:
         model: the transformers model, in eval mode, on `device`.
         tokenizer: its tokenizer, with the chat template if there is one.
         name: as the user wrote it. identity: hash of the weights' files, so results name what they were made with.
+        rows_at_first: rows of the embedding table when it was loaded; it has more once tokens are added.
     """
 
     model: Any
     tokenizer: Any
     name: str
     identity: str
+    rows_at_first: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows_at_first", len(self.model.get_input_embeddings().weight))
 
     @property
     def device(self) -> torch.device:

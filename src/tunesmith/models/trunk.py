@@ -23,6 +23,8 @@ FAMILY = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
 _FEW = 64
+# A block's attribute: a module that maps its output [N, D] before the next block reads it (Pfeiffer adapters).
+BEHIND = "behind"
 
 
 def is_llama_like(model: Any, device: torch.device, length: int) -> bool:
@@ -53,6 +55,7 @@ class _Block:
     Attributes:
         qkv: [N, D] -> queries, keys and values side by side. output: ([N, H * head], residual [N, D]) -> [N, D].
         gated: [N, D] -> [N, F]. down: ([N, F], residual [N, D]) -> [N, D].
+        behind: what a peft method put behind the block, [N, D] -> [N, D]; None = nothing.
     """
 
     attention_norm: nn.Module
@@ -61,6 +64,7 @@ class _Block:
     mlp_norm: nn.Module
     gated: Callable[[torch.Tensor], torch.Tensor]
     down: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    behind: Callable[[torch.Tensor], torch.Tensor] | None
 
 
 class Trunk:
@@ -101,6 +105,7 @@ class Trunk:
             _rotate(mixed[:, :rotated], cos, sin)
             x = block.output(attend(number, mixed[:, : self.heads], mixed[:, self.heads :]), x)
             x = block.down(block.gated(_normed(block.mlp_norm, x)), x)
+            x = block.behind(x) if block.behind else x
         return _normed(self._norm, x)
 
 
@@ -153,13 +158,16 @@ def _block(layer: Any, packed: bool) -> _Block:
         gated = lambda x: _gated(*both(x).chunk(2, -1))  # noqa: E731
     else:
         gated = lambda x: _gated(mlp.gate_proj(x), mlp.up_proj(x))  # noqa: E731
-    return _Block(layer.input_layernorm, qkv, _added(output), layer.post_attention_layernorm, gated, _added(down))
+    behind = getattr(layer, BEHIND, None)
+    return _Block(layer.input_layernorm, qkv, _added(output), layer.post_attention_layernorm, gated, _added(down), behind)
 
 
 def _side_by_side(modules: Sequence[Any]) -> _Packed:
     """One product in place of several of the same input."""
-    biases = [m.bias for m in modules if m.bias is not None]
-    return _Packed(torch.cat([m.weight for m in modules]), torch.cat(biases) if biases else None)
+    weight = torch.cat([m.weight for m in modules])
+    if all(m.bias is None for m in modules):
+        return _Packed(weight, None)
+    return _Packed(weight, torch.cat([m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias for m in modules]))
 
 
 def _gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:

@@ -33,7 +33,15 @@ def attach_prefix(model: Any, soft: SoftPrefix) -> dict[str, nn.Parameter]:
     Returns:
         The trained parameters, by name. They are float32 whatever the model's precision: a soft prefix is small, and what
         it is made of is rounded only where the model reads it.
+
+    Raises:
+        UserError: the model is no decoder, and would not read it.
     """
+    if model.config.is_encoder_decoder or not model.can_generate():
+        raise UserError(
+            f"a soft prompt or prefix stands before what a decoder reads, and a {type(model).__name__} is none",
+            "Use another method, for example lora or bitfit.",
+        )
     model.requires_grad_(False)
     model.soft_prefix = soft.to(model.device).train(model.training)
     return {name: p for name, p in model.named_parameters() if p.requires_grad}

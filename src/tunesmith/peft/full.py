@@ -5,9 +5,13 @@ from __future__ import annotations
 from torch import nn
 
 from tunesmith.core.config import Config
+from tunesmith.peft._layers import plain_rates
 
 SAVES = "model"
+TITLE = "full"
+IDENTITY_AT_START = True
 LEARNING_RATE = 5e-5
+rates = plain_rates
 
 
 class Parameters(Config):

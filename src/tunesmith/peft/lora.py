@@ -1,27 +1,55 @@
-"""LoRA: h = W0 x + (alpha / r) B A x, with W0 frozen (Hu et al. 2021, equation 3).
+"""LoRA: h = W0 x + (alpha / r) B A x, with W0 frozen (Hu et al. 2021, equation 3); rsLoRA, DoRA, PiSSA and LoRA+ by switch.
 
 A is drawn as in the authors' and PEFT's code (Kaiming uniform, a = sqrt 5) and B starts at zero, so an attached model
-equals its base until the first update.
+equals its base until the first update. rsLoRA (Kalajdzievski 2023) divides by sqrt r, DoRA (Liu et al. 2024, equation 5) learns
+the magnitude of each output apart, PiSSA (Meng et al. 2024) starts from the largest singular values of W0, and LoRA+ (Hayou et
+al. 2024) lets B learn faster than A.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from tunesmith.core.config import Config, validate
 from tunesmith.core.errors import UserError
 from tunesmith.core.records import WorkedExample
+from tunesmith.peft._layers import (
+    ATTENTION,
+    PREFIX,
+    attached,
+    block_of,
+    copy_in,
+    is_end,
+    linear_layers,
+    listed_targets,
+    match,
+    place,
+    require_roles,
+    saved,
+    short_names,
+    switched_off,
+    trainable,
+    widths,
+)
+from tunesmith.peft._lora_linear import LoraLinear
 
 PEFT_TYPE = "LORA"
 SAVES = "adapter"
-_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "c_attn", "query", "key", "value", "query_key_value", "qkv_proj")
+TITLE = "LoRA r={rank}"
+IDENTITY_AT_START = True
+LEARNING_RATE = 5e-4
+# Keys of PEFT's adapter_config.json that change what its tensors mean, and are not read.
+_VARIANTS = (
+    "use_qalora", "lora_bias", "trainable_token_indices", "target_parameters", "layer_replication", "alora_invocation_tokens",
+)  # fmt: skip
 
 
 class Parameters(Config):
@@ -30,54 +58,51 @@ class Parameters(Config):
     rank: int = Field(16, ge=1)
     """r, the inner dimension of the update"""
     alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """scale of the update is alpha / rank; absent = 2 x rank"""
+    """scale of the update is alpha / rank; absent = 2 x rank, or 8 with rslora, which is the same at rank 16"""
     dropout: float = Field(0.0, ge=0, lt=1)
     """on the input of the LoRA branch only"""
     targets: Literal["all-linear", "attention"] | list[str] = "all-linear"
-    """which linear layers: all but the vocabulary head, those of attention, or names (or ends of names)"""
+    """which linear layers, never a head: all-linear or all (of the blocks), those of attention, or names (or ends of names)"""
+    rslora: bool = False
+    """scale is alpha / sqrt(rank), so that large ranks do not learn more slowly"""
+    dora: bool = False
+    """learn the length of every output's weights apart from their direction"""
+    init: Literal["lora", "pissa"] = "lora"
+    """how the update starts: at zero, or pissa = A and B are the largest singular values, of which only the change is saved"""
+    loraplus_lr_ratio: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """learning rate of B over that of A; LoRA+ recommends 16"""
+    rank_pattern: dict[str, int] = {}
+    """other ranks for some layers, by name or end of name; the first that fits counts"""
+    alpha_pattern: dict[str, float] = {}
+    """other alphas for some layers, likewise"""
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _all(cls, value: object) -> object:
+        return "all-linear" if value == "all" else value
 
     @property
     def scaling(self) -> float:
-        """alpha / rank."""
-        return (self.alpha if self.alpha is not None else 2.0 * self.rank) / self.rank
+        """alpha / rank, or alpha / sqrt(rank)."""
+        return self._alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
+    @property
+    def _alpha(self) -> float:
+        return self.alpha if self.alpha is not None else 8.0 if self.rslora else 2.0 * self.rank
 
-LEARNING_RATE = 5e-4
-# Keys of PEFT's adapter_config.json that change what its tensors mean.
-_VARIANTS = (
-    "use_rslora", "use_dora", "use_qalora", "lora_bias", "rank_pattern", "alpha_pattern", "modules_to_save",
-    "trainable_token_indices", "target_parameters", "layer_replication",
-)  # fmt: skip
+    @model_validator(mode="after")
+    def _one_variant(self) -> Self:
+        if self.dora and self.init == "pissa":
+            raise ValueError("dora and init pissa exclude each other: what pissa saves is a plain LoRA")
+        if bad := [key for key, value in {**self.rank_pattern, **self.alpha_pattern}.items() if value <= 0]:
+            raise ValueError(f"rank_pattern and alpha_pattern must be positive, and {bad[0]} is not")
+        return self
 
-
-class LoraLinear(nn.Module):
-    """A linear layer [K -> D] and its low-rank update: lora_A [R, K], lora_B [D, R]."""
-
-    def __init__(self, base: nn.Module, parameters: Parameters, generator: torch.Generator) -> None:
-        super().__init__()
-        self.base, self.scaling, self.enabled = base, parameters.scaling, True
-        weight: torch.Tensor = base.weight  # type: ignore[assignment]
-        # GPT-2's Conv1D keeps its weight as [K, D]; nn.Linear as [D, K].
-        self.transposed = not isinstance(base, nn.Linear)
-        d, k = reversed(weight.shape) if self.transposed else weight.shape
-        bound = math.sqrt(6.0 / ((1 + 5) * k))
-        a = (torch.rand(parameters.rank, k, generator=generator) * 2 - 1) * bound
-        self.lora_A = nn.Parameter(a.to(weight.device, weight.dtype))
-        self.lora_B = nn.Parameter(torch.zeros(d, parameters.rank, device=weight.device, dtype=weight.dtype))
-        self.dropout = nn.Dropout(parameters.dropout) if parameters.dropout else nn.Identity()
-        self.train(base.training)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map x [..., K] to [..., D]."""
-        if not self.enabled:
-            return self.base(x)
-        inner = nn.functional.linear(self.dropout(x), self.lora_A)
-        return torch.add(self.base(x), nn.functional.linear(inner, self.lora_B), alpha=self.scaling)
-
-    def update(self) -> torch.Tensor:
-        """Return (alpha / r) B A as float32, in the layout of the base weight."""
-        delta = self.scaling * (self.lora_B.float() @ self.lora_A.float())
-        return delta.T if self.transposed else delta
+    def of_layer(self, name: str) -> Parameters:
+        """Return the parameters of one layer, with its own rank and alpha."""
+        rank = next((r for end, r in self.rank_pattern.items() if is_end(name, end)), self.rank)
+        alpha = next((a for end, a in self.alpha_pattern.items() if is_end(name, end)), self.alpha)
+        return self.model_copy(update={"rank": rank, "alpha": alpha})
 
 
 def attach(model: nn.Module, parameters: Parameters, seed: int) -> dict[str, nn.Parameter]:
@@ -87,66 +112,80 @@ def attach(model: nn.Module, parameters: Parameters, seed: int) -> dict[str, nn.
         The trained parameters, by name.
 
     Raises:
-        UserError: no layer matches the targets.
+        UserError: no layer matches the targets or a pattern, or a rank is larger than its matrix.
     """
-    model.requires_grad_(False)
     names = _target_names(model, parameters)
-    if not names:
-        linear = sorted({n.split(".")[-1] for n, m in model.named_modules() if _is_linear(m)})
-        raise UserError(f"LoRA targets {parameters.targets} match no layer", f"This model has {', '.join(linear)}.")
+    for pattern in {**parameters.rank_pattern, **parameters.alpha_pattern}:
+        if not any(is_end(name, pattern) for name in names):
+            last = sorted({name.rpartition(".")[2] for name in names})
+            raise UserError(f"lora: the pattern {pattern} fits no target layer", f"Targets end in {', '.join(last)}.")
+    chosen = {name: parameters.of_layer(name) for name in names}
+    _check_ranks(model, chosen)
+    model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    for name in names:
-        parent_name, _, last = name.rpartition(".")
-        parent = model.get_submodule(parent_name)
-        setattr(parent, last, LoraLinear(parent.get_submodule(last), parameters, generator))
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    for name, own in chosen.items():
+        place(model, name, LoraLinear(model.get_submodule(name), own, generator))
+    return trainable(model)
 
 
 def _target_names(model: Any, parameters: Parameters) -> list[str]:
-    head = model.get_output_embeddings() if callable(getattr(model, "get_output_embeddings", None)) else None
-    linear = [name for name, module in model.named_modules() if _is_linear(module) and module is not head]
-    wanted = _ATTENTION if parameters.targets == "attention" else parameters.targets
-    return linear if wanted == "all-linear" else [n for n in linear if any(n == w or n.endswith(f".{w}") for w in wanted)]
+    if parameters.targets == "attention":
+        return require_roles(model, "lora", *ATTENTION)
+    if parameters.targets == "all-linear":
+        # A model without blocks is taken as one.
+        return [n for n in linear_layers(model) if block_of(n)] or linear_layers(model)
+    return match(model, parameters.targets, "LoRA")
+
+
+def _check_ranks(model: nn.Module, chosen: Mapping[str, Parameters]) -> None:
+    for name, own in chosen.items():
+        smaller = min(widths(model.get_submodule(name)))
+        most = smaller // 2 if own.init == "pissa" else smaller
+        if own.rank > most:
+            why = " PiSSA is saved with twice its rank." if own.init == "pissa" else ""
+            k, d = widths(model.get_submodule(name))
+            raise UserError(
+                f"lora: rank {own.rank} is larger than the matrix {name} ({d} x {k}) has use for",
+                f"Give a rank of at most {most}, or fewer targets.{why}",
+            )
 
 
 def layers(model: nn.Module) -> dict[str, LoraLinear]:
     """Return the attached layers by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
+    return attached(model, LoraLinear)
+
+
+def rates(model: nn.Module, parameters: Parameters) -> dict[str, float]:
+    """Return factors of the learning rate by the names of parameters; those of every B, for LoRA+."""
+    ratio = parameters.loraplus_lr_ratio
+    return {f"{name}.lora_B": ratio for name in layers(model)} if ratio != 1 else {}
 
 
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
     """Switch the update off inside a with-block: the model is bitwise its base."""
-    attached = list(layers(model).values())
-    for layer in attached:
-        layer.enabled = False
-    try:
+    with switched_off(layers(model).values()):
         yield
-    finally:
-        for layer in attached:
-            layer.enabled = True
 
 
 def merge(model: nn.Module) -> None:
     """Add every update into its base weight (in float32, rounded once) and take the LoRA layers out."""
     with torch.no_grad():
         for name, layer in layers(model).items():
-            weight: torch.Tensor = layer.base.weight  # type: ignore[assignment]
-            weight.copy_(weight.float() + layer.update())
-            parent_name, _, last = name.rpartition(".")
-            setattr(model.get_submodule(parent_name), last, layer.base)
+            layer.weight.copy_(layer.weight.float() + layer.update())
+            place(model, name, layer.base)
 
 
 def state(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the adapter's tensors under the names Hugging Face PEFT gives them."""
     tensors = {}
-    for name, layer in layers(model).items():
-        tensors[f"base_model.model.{name}.lora_A.weight"] = layer.lora_A.detach().cpu().contiguous()
-        tensors[f"base_model.model.{name}.lora_B.weight"] = layer.lora_B.detach().cpu().contiguous()
+    with torch.no_grad():
+        for name, layer in layers(model).items():
+            a, b = layer.factors()
+            tensors[f"{PREFIX}{name}.lora_A.weight"] = saved(a)
+            tensors[f"{PREFIX}{name}.lora_B.weight"] = saved(b)
+            if layer.lora_m is not None:
+                tensors[f"{PREFIX}{name}.lora_magnitude_vector"] = saved(layer.lora_m)
     return tensors
 
 
@@ -156,39 +195,39 @@ def load_state(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     Raises:
         UserError: a tensor is missing, unexpected or of another shape; names it.
     """
-    expected = {}
+    expected: dict[str, torch.Tensor] = {}
     for name, layer in layers(model).items():
-        expected[f"base_model.model.{name}.lora_A.weight"] = layer.lora_A
-        expected[f"base_model.model.{name}.lora_B.weight"] = layer.lora_B
-    for name in sorted(set(expected) ^ set(tensors)):
-        raise UserError(
-            f"the adapter does not fit this model: tensor {name} is {'missing' if name in expected else 'unexpected'}"
-        )
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            if tensor.shape != expected[name].shape:
-                shapes = f"{list(tensor.shape)}, the model needs {list(expected[name].shape)}"
-                raise UserError(f"the adapter does not fit this model: {name} is {shapes}")
-            expected[name].copy_(tensor)
+        expected[f"{PREFIX}{name}.lora_A.weight"] = layer.lora_A
+        expected[f"{PREFIX}{name}.lora_B.weight"] = layer.lora_B
+        if layer.lora_m is not None:
+            expected[f"{PREFIX}{name}.lora_magnitude_vector"] = layer.lora_m
+    copy_in(expected, tensors)
 
 
 def to_peft_config(model: nn.Module, parameters: Parameters) -> dict[str, Any]:
-    """Return the method's part of PEFT's `adapter_config.json`."""
-    attached = layers(model)
-    last = {name.rpartition(".")[2] for name in attached}
-    # PEFT matches the ends of names; where that would catch more layers than these, whole names are written.
-    others = [n for n, m in model.named_modules() if _is_linear(m) and not n.endswith(".base")]
-    ambiguous = any(n.rpartition(".")[2] in last for n in others)
+    """Return the method's part of PEFT's `adapter_config.json`. PiSSA is written as the plain LoRA that `state` makes of it."""
+    attached_layers = layers(model)
+    rank, alpha = _in_file(parameters)
+    own = {name: _in_file(parameters.of_layer(name)) for name in attached_layers}
     return {
-        "r": parameters.rank,
-        "lora_alpha": parameters.scaling * parameters.rank,
+        "r": rank,
+        "lora_alpha": alpha,
         "lora_dropout": parameters.dropout,
-        "target_modules": sorted(attached) if ambiguous else sorted(last),
-        "fan_in_fan_out": any(layer.transposed for layer in attached.values()),
+        "target_modules": short_names(model, list(attached_layers)),
+        # Whole names, because PEFT reads patterns as regular expressions on the end of a name.
+        "rank_pattern": {name: r for name, (r, _) in own.items() if r != rank},
+        "alpha_pattern": {name: a for name, (_, a) in own.items() if a != alpha},
+        "fan_in_fan_out": any(layer.transposed for layer in attached_layers.values()),
         "bias": "none",
-        "use_rslora": False,
-        "use_dora": False,
+        "use_rslora": parameters.rslora,
+        "use_dora": parameters.dora,
     }
+
+
+def _in_file(parameters: Parameters) -> tuple[int, float]:
+    """Rank and alpha that scale the saved tensors as the layer scales its own."""
+    rank = parameters.rank * (2 if parameters.init == "pissa" else 1)
+    return rank, parameters.scaling * (math.sqrt(rank) if parameters.rslora else rank)
 
 
 def from_peft_config(config: dict[str, Any]) -> Parameters:
@@ -202,14 +241,28 @@ def from_peft_config(config: dict[str, Any]) -> Parameters:
             raise UserError(f"the adapter uses '{key}', which this version does not read")
     if config.get("bias", "none") != "none":
         raise UserError(f"the adapter trains biases ('{config['bias']}'), which this version does not read")
-    targets = config.get("target_modules")
     values = {
         "rank": config.get("r"),
         "alpha": config.get("lora_alpha"),
         "dropout": config.get("lora_dropout", 0.0),
-        "targets": sorted(targets) if isinstance(targets, list) else targets,
+        "targets": listed_targets(config),
+        "rslora": bool(config.get("use_rslora")),
+        "dora": bool(config.get("use_dora")),
+        "rank_pattern": _plain_names(config, "rank_pattern"),
+        "alpha_pattern": _plain_names(config, "alpha_pattern"),
     }
     return validate(Parameters, values, "adapter_config.json")
+
+
+def _plain_names(config: dict[str, Any], key: str) -> Any:
+    """Patterns as ends of names; PEFT allows regular expressions, with ^ for a whole name."""
+    patterns = config.get(key) or {}
+    if not isinstance(patterns, dict):
+        return patterns
+    for pattern in patterns:
+        if not re.fullmatch(r"\^?[\w.]+", pattern):
+            raise UserError(f"adapter_config.json: {key} has the regular expression {pattern!r:.60}", "Names are read here.")
+    return {pattern.removeprefix("^"): value for pattern, value in patterns.items()}
 
 
 def evaluate(weight: Any, a: Any, b: Any, alpha: float, x: Any) -> list[float]:

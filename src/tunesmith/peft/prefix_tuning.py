@@ -18,10 +18,14 @@ from tunesmith.core.config import Config, validate
 from tunesmith.core.records import WorkedExample
 from tunesmith.models.soft_prefix import SoftPrefix
 from tunesmith.peft import _prefix
+from tunesmith.peft._layers import plain_rates
 
 PEFT_TYPE = "PREFIX_TUNING"
 SAVES = "adapter"
+TITLE = "prefix {tokens}"
+IDENTITY_AT_START = False
 disabled, merge, state, load_state = _prefix.disabled, _prefix.merge, _prefix.state, _prefix.load_state
+rates = plain_rates
 LEARNING_RATE = 1e-3
 
 

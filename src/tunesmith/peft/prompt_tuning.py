@@ -16,10 +16,14 @@ from tunesmith.core.errors import UserError
 from tunesmith.core.records import WorkedExample
 from tunesmith.models.soft_prefix import SoftPrefix
 from tunesmith.peft import _prefix
+from tunesmith.peft._layers import plain_rates
 
 PEFT_TYPE = "PROMPT_TUNING"
 SAVES = "adapter"
+TITLE = "prompt {tokens}"
+IDENTITY_AT_START = False
 disabled, merge, state, load_state = _prefix.disabled, _prefix.merge, _prefix.state, _prefix.load_state
+rates = plain_rates
 # For AdamW on smollm2, between 1e-2 and 1e-1 which were tried (benchmarks/prompting); the paper's 0.3 belongs to Adafactor.
 LEARNING_RATE = 3e-2
 # Lester et al. sample from the most common tokens, which stand first in a vocabulary.

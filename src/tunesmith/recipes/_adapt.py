@@ -22,6 +22,7 @@ from tunesmith.train.engines.local import LossOf, current
 from tunesmith.train.fit import Fitted, Validation, fit
 from tunesmith.train.parameters import FitParameters
 from tunesmith.train.training import Training
+from tunesmith.train.vocabulary import used_rows_only
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def attach(
         trained |= {f"{head}.{name}": p for name, p in lm.model.get_submodule(head).named_parameters()}
     how = how.model_copy(update={"learning_rate": how.learning_rate or entry.LEARNING_RATE})
     lm.model.train()
-    return Training(loss_of, trained, data, how, seed)
+    return Training(loss_of, trained, data, how, seed, entry.rates(lm.model, parameters))
 
 
 def language_modelling(lm: LM, activation_checkpointing: bool) -> LossOf:
@@ -96,8 +97,9 @@ def train(lm: LM, training: Training, run: Run, validation: Validation | None = 
 
     if validation:
         validation = replace(validation, measure=partial(measured, validation.measure))
-    divided, loss_of = current().divide(lm.model, training.parameters, training.loss_of)
-    fitted = fit(replace(training, parameters=divided, loss_of=loss_of), run, validation)
+    with used_rows_only(lm.model, training) as fewer:
+        divided, loss_of = current().divide(lm.model, fewer.parameters, fewer.loss_of)
+        fitted = fit(replace(fewer, parameters=divided, loss_of=loss_of), run, validation)
     lm.model.eval()
     trained = sum(p.numel() for p in training.parameters.values())
     return Adapted(fitted, trained, training.how.learning_rate or 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,8 +18,19 @@ from tunesmith.models.load import LM
 from tunesmith.peft._files import save_adapter
 
 
-def save_artefact(folder: Path, lm: LM, method: tuple[ModuleType, Any], probe_prompts: list[tuple[int, ...]], title: str) -> Path:
+def save_artefact(
+    folder: Path,
+    lm: LM,
+    method: tuple[ModuleType, Any],
+    probe_prompts: list[tuple[int, ...]],
+    title: str,
+    heads: Sequence[str] = (),
+    task_type: str = "CAUSAL_LM",
+) -> Path:
     """Write `adapter/` or `model/` below a run's folder, whole or not at all, and return it.
+
+    Args:
+        heads: modules that were trained whole beside an adapter. task_type: what PEFT calls a model with such a head.
 
     Raises:
         WorkFailed: the disk could not take it.
@@ -28,7 +40,7 @@ def save_artefact(folder: Path, lm: LM, method: tuple[ModuleType, Any], probe_pr
     shutil.rmtree(stage, ignore_errors=True)
     try:
         if entry.SAVES == "adapter":
-            save_adapter(stage, lm, entry, parameters, probe_prompts, _card(lm, entry, title))
+            save_adapter(stage, lm, entry, parameters, probe_prompts, _card(lm, entry, title), heads, task_type)
         else:
             _save_model(stage, lm, _card(lm, entry, title))
         shutil.rmtree(target, ignore_errors=True)

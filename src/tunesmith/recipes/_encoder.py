@@ -18,6 +18,7 @@ from tunesmith.data.collate import Batch, micro_batches
 from tunesmith.data.task import Task
 from tunesmith.evaluate.answer import hash_of_ids
 from tunesmith.evaluate.results import Prediction
+from tunesmith.models import bert
 from tunesmith.models.encoder import Head, load_encoder
 from tunesmith.models.load import LM
 from tunesmith.objectives import classification
@@ -82,12 +83,7 @@ def encode(task: Task, lm: LM, examples: Sequence[Example], classes: Sequence[in
 def class_logits(lm: LM, batch: Batch) -> torch.Tensor:
     """Return [B, L] logits of a classifier."""
     ids, lengths, _ = batch.tensors(lm.device)
-    return lm.model(input_ids=ids, attention_mask=attention(ids, lengths)).logits
-
-
-def attention(ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Return the [B, T] mask of real tokens, 1 = real, for rows padded on the right."""
-    return (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
+    return bert.class_logits(lm.model, ids, lengths)
 
 
 def in_order(logits_of: Callable[[Batch], torch.Tensor], rows: Sequence[Encoded], title: str = "") -> torch.Tensor:

@@ -57,7 +57,8 @@ def run(config: Config) -> dict[str, Any]:
     it, run, page = _begin(config)
     with page:
         adapted = train(it.lm, _with_findings(it), run, it.validation)
-        artefact = save_artefact(run.folder, it.lm, it.method, it.supervised.prompts, "Fine-tuning")
+        made = it.supervised
+        artefact = save_artefact(run.folder, it.lm, it.method, made.prompts, "Fine-tuning", made.heads, made.task_type)
         test = it.rows.test() if it.rows.test else None
         if test:
             write_jsonl(run.folder / "predictions.jsonl", test.predictions)

@@ -35,6 +35,9 @@ _SMALL, _LARGE = 128, 256
 # Steps timed, by their place among all when sorted by size: at least so many, then until enough time has passed.
 _QUANTILES = (0.5, 0.75, 0.25, 0.6, 0.4, 0.5, 0.75, 0.25)
 _FEWEST, _ENOUGH_SECONDS = 2, 2.0
+# On a processor, products in reduced precision leave compiled code behind for up to 1,024 shapes. So much was measured (by
+# training with room for 16 instead, docs/log.md), once some two dozen steps of different lengths had been made.
+_KERNELS_GB, _KERNELS_STEPS = 0.25, 24
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,13 @@ def calibrate(training: Training, keeps_best: bool, evaluate: Callable[[], objec
         per_second = rehearsal.tokens / rehearsal.seconds
         # Batches of other shapes leave holes in memory: a training takes more than its longest rows alone.
         peak = max(peak, _recent_peak(training.device) - _kept_for_nothing(training, keeps_best))
+    peak += _kernels_gb(training, plan.total)
     return Calibration(plan.tokens / per_second, per_second, peak, evaluation_seconds)
+
+
+def _kernels_gb(training: Training, steps: int) -> float:
+    reduced = any(p.dtype != torch.float32 for p in training.parameters.values())
+    return _KERNELS_GB * min(steps / _KERNELS_STEPS, 1.0) if reduced and training.device.type == "cpu" else 0.0
 
 
 def measure_peak_gb(training: Training, keeps_best: bool, evaluate: Callable[[], object] | None = None) -> tuple[float, float]:

@@ -1,0 +1,1 @@
+"""Reinforcement learning from scores: rewards, advantages and what keeps a policy near its reference."""
