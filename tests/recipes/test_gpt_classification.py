@@ -142,3 +142,18 @@ def test_bad_input_is_one_clear_line(name: str, capsys: pytest.CaptureFixture[st
     code, report = run(capsys, make(), *TOY, *words)
     assert (code, message in report["error"]) == (2, True), report["error"]
     assert not Path("runs").exists()
+
+
+def test_an_adapter_is_trained_further_with_its_classifier_and_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    code, report = run(capsys, task(), *TOY, "--max_steps", "3", "--test_rows", "0", "--run_dir", "run")
+    assert code == 0, report
+    saved = load_file("run/adapter/adapter_model.safetensors")
+    config = Config(
+        data=task(), objective="gpt-classification", adapter="run/adapter", model="toy-llama", dtype="fp32", threads=1
+    )
+    again = _ready.ready(config).training.parameters
+    for name in ("score.weight", "model.embed_tokens.new.weight"):
+        assert torch.equal(again[name], saved[f"base_model.model.{name}"])
+    # On a model without a classifier it is an error and never a silent no-op.
+    assert cli.main(["chat", "--model", "toy-llama", "--adapter", "run/adapter", "hello", "--json"]) == 2
+    assert "does not fit this model" in capsys.readouterr().out

@@ -157,3 +157,14 @@ def test_a_label_that_the_tokenizer_cannot_write_is_refused(t5: Any, monkeypatch
     monkeypatch.setattr(_text_to_text, "token_ids", lambda tokenizer, text: tuple(i for i in real(tokenizer, text) if i != lost))
     with pytest.raises(Exception, match="'ja', the word for 'ja', is 'a' once this tokenizer has read it"):
         text_task(t5, name)
+
+
+def test_an_adapter_on_an_encoder_decoder_is_saved_and_trained_further(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [task(), *TOY, "--peft", "lora", "--peft.rank", "2", "--max_steps", "3", "--test_rows", "0"]
+    code, report = run(capsys, *words, "--run_dir", "run")
+    assert code == 0, report
+    saved = json.loads(Path("run/adapter/adapter_config.json").read_text(encoding="utf-8"))
+    assert (saved["peft_type"], saved["task_type"]) == ("LORA", "SEQ_2_SEQ_LM")
+    more = [task(), *TOY, "--adapter", "run/adapter", "--max_steps", "2", "--run_dir", "more"]
+    code, report = run(capsys, *more)
+    assert (code, report["artefact"]) == (0, "more/adapter")

@@ -89,6 +89,7 @@ class TableAndRows(nn.Module):
     def __init__(self, weight: nn.Parameter, first: int, new: nn.Embedding) -> None:
         super().__init__()
         self.weight, self.first, self.new = weight, first, new
+        self.num_embeddings = first + new.num_embeddings
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Map ids [...] to [..., D]."""

@@ -183,7 +183,7 @@ def _replay(lm: Any, folder: Path) -> None:
 
 def _differences(lm: Any, prompts: list[Any]) -> tuple[float, float]:
     """Return the mean differences of the probe's logits: from those saved, and of those saved from those without adapter."""
-    size = lm.model.get_input_embeddings().weight.shape[0]
+    size = lm.model.get_input_embeddings().num_embeddings
     if any(token >= size for p in prompts for token in p["prompt_ids"]):
         return math.inf, math.inf  # this base has fewer tokens than the one it was saved with
     error = effect = 0.0
