@@ -120,10 +120,8 @@ def _asked(config: Config) -> list[tuple[str | None, str]]:
     """Return the prompts, each with the adapter that continues it (None = the base, or the only adapter)."""
     if (config.prompt is None) == (config.prompts is None):
         raise UserError("give either one prompt or --prompts FILE")
-    asked: list[tuple[str | None, str]]
     if config.prompts is None:
-        asked = [(None, config.prompt or "")]
-        where = "the prompt"
+        asked, where = [_asked_in(config.prompt or "", "", False)], "the prompt"
     else:
         where = f"a line of {config.prompts}"
         try:
@@ -131,7 +129,7 @@ def _asked(config: Config) -> list[tuple[str | None, str]]:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{config.prompts} cannot be read as UTF-8 text ({error})") from None
         rows = config.prompts.endswith(".jsonl")
-        asked = [_row(line, f"{config.prompts}:{n}") if rows else (None, line) for n, line in enumerate(lines, 1)]
+        asked = [_asked_in(line, f"{config.prompts}:{n}", rows) for n, line in enumerate(lines, 1)]
     if not asked or not all(prompt for _, prompt in asked):
         raise UserError(f"{where} is empty" if asked else f"{config.prompts} is empty", "A model continues at least one word.")
     known = [*config.adapters, "base"]
@@ -141,7 +139,9 @@ def _asked(config: Config) -> list[tuple[str | None, str]]:
     return asked
 
 
-def _row(line: str, where: str) -> tuple[str | None, str]:
+def _asked_in(line: str, where: str, is_row: bool) -> tuple[str | None, str]:
+    if not is_row:
+        return None, line
     try:
         row = json.loads(line)
     except ValueError as error:
