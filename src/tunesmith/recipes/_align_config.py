@@ -38,8 +38,6 @@ class Config(FitParameters):
     """price of a nat of divergence from the reference"""
     kl_target: float | None = Field(None, gt=0, allow_inf_nan=False)
     """let beta follow so that an answer diverges by this many nats; absent = beta stays"""
-    kl_stop: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """stop once answers of a round diverge by more nats than this on average"""
     optimisation_epochs: int = Field(1, ge=1)
     """how often each round is learned from"""
     no_end: float | None = None
