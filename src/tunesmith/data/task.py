@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -27,6 +27,7 @@ from tunesmith.data.verbalizer import Aggregate, Normalise, Verbalizer
 
 _TASKS = Path(__file__).parent / "tasks"
 _MOST_LABELS = 200
+_Inputs = dict[Literal["classification", "entailment", "similarity", "choice"], list[str]]
 _ANSWERS = ("answer", "completion", "output", "target", "label")
 
 
@@ -60,9 +61,7 @@ class TaskFile(Config):
     patterns: list[str] = []
     """cloze prompts for masked language models: text with {field} slots and {answer} anywhere; absent = the template and a
     full stop"""
-    inputs: dict[Literal["classification", "entailment", "similarity", "choice"], list[str]] | None = Field(
-        None, min_length=1, max_length=1
-    )
+    inputs: Annotated[_Inputs, Field(min_length=1, max_length=1)] | None = None
     """which fields a classifier on a decoder compares: {entailment: [premise, hypothesis]}, {choice: [context, answers]}, ..."""
     choices: dict[str, list[str]] | list[str] | Literal["labels"] | None = None
     """label -> words that stand for it; a list = labels that are their own word; "labels" = those found in train;

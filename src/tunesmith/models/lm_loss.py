@@ -47,12 +47,12 @@ def loss_of_hidden(
     Args:
         targets: [N, ...], for the objective; of each piece of the logits it gets the rows that belong to it.
     """
-    head = model.get_output_embeddings()
+    head: Any = model.get_output_embeddings()
     plain = type(head) is torch.nn.Linear and head.bias is None
-    if not on("head") or not (plain or isinstance(head, HeadAndRows)):
+    if not on("head") or not (plain or type(head) is HeadAndRows):
         return objective(head(hidden), targets)
     stats: dict[str, float] = {}
-    weights = (head.weight, None) if plain else (head.weight[: head.first], head.new.weight)
+    weights: list[Any] = [head.weight, None] if plain else [head.weight[: head.first], head.new.weight]
     weight, new = (w if w is None or torch.is_grad_enabled() else w.detach() for w in weights)
     return _InPieces.apply(hidden, weight, new, targets, objective, stats), stats
 

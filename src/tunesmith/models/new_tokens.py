@@ -45,7 +45,8 @@ def add_tokens(lm: LM, tokens: Sequence[str], whole: bool) -> Added:
     there = [token for token in tokens if token in known]
     if len(there) == len(tokens):
         return Added(tuple(known[token] for token in tokens))
-    table, head = lm.model.get_input_embeddings(), lm.model.get_output_embeddings()
+    table: Any = lm.model.get_input_embeddings()
+    head: Any = lm.model.get_output_embeddings()
     if there or type(table) is not nn.Embedding or type(head) is not nn.Linear or head.bias is not None:
         why = (
             f"its vocabulary has {there[0]} already" if there else f"its tables are {type(table).__name__}, {type(head).__name__}"
@@ -84,7 +85,7 @@ def _rows(count: int, like: torch.Tensor) -> nn.Embedding:
 class TableAndRows(nn.Module):
     """An embedding table whose ids from `first` on are rows of another one."""
 
-    def __init__(self, weight: nn.Parameter, first: int, new: nn.Embedding) -> None:
+    def __init__(self, weight: Any, first: int, new: nn.Embedding) -> None:
         super().__init__()
         self.weight, self.first, self.new = weight, first, new
         self.num_embeddings = first + new.num_embeddings
@@ -98,7 +99,7 @@ class TableAndRows(nn.Module):
 class HeadAndRows(nn.Module):
     """An output layer without bias whose columns from `first` on are products with other rows."""
 
-    def __init__(self, weight: nn.Parameter, first: int, new: nn.Embedding) -> None:
+    def __init__(self, weight: Any, first: int, new: nn.Embedding) -> None:
         super().__init__()
         self.weight, self.first, self.new = weight, first, new
 
