@@ -63,9 +63,8 @@ def add_tokens(lm: LM, tokens: Sequence[str], whole: bool) -> Added:
     if whole:
         _grow(lm.model, ids, rows, of_head)
         return Added(ids)
-    old: tuple[Any, Any] = table.weight, head.weight
-    lm.model.set_input_embeddings(TableAndRows(old[0], first, rows))
-    lm.model.set_output_embeddings(HeadAndRows(old[1], first, of_head))
+    lm.model.set_input_embeddings(TableAndRows(table.weight, first, rows))
+    lm.model.set_output_embeddings(HeadAndRows(head.weight, first, of_head))
     return Added(ids, tuple(name for name, module in lm.model.named_modules() if module in (rows, of_head)))
 
 
@@ -86,7 +85,7 @@ def _rows(count: int, like: torch.Tensor) -> nn.Embedding:
 class TableAndRows(nn.Module):
     """An embedding table whose ids from `first` on are rows of another one."""
 
-    def __init__(self, weight: nn.Parameter, first: int, new: nn.Embedding) -> None:
+    def __init__(self, weight: Any, first: int, new: nn.Embedding) -> None:
         super().__init__()
         self.weight, self.first, self.new = weight, first, new
         self.num_embeddings = first + new.num_embeddings
@@ -100,7 +99,7 @@ class TableAndRows(nn.Module):
 class HeadAndRows(nn.Module):
     """An output layer without bias whose columns from `first` on are products with other rows."""
 
-    def __init__(self, weight: nn.Parameter, first: int, new: nn.Embedding) -> None:
+    def __init__(self, weight: Any, first: int, new: nn.Embedding) -> None:
         super().__init__()
         self.weight, self.first, self.new = weight, first, new
 
