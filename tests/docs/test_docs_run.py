@@ -167,7 +167,7 @@ def flags_in_text(page: Path) -> set[str]:
     """Return the flags of tunesmith named in a page's text, without their dashes."""
     inline = INLINE.findall(FENCE.sub("", page.read_text(encoding="utf-8")))
     inline = [text for text in inline if not re.match(r"pytest |(python )?\S+\.py ", text)]
-    return {flag.replace("-", "_") for text in inline for flag in re.findall(r"(?<![\w-])--([a-z][a-z_.-]*)", text)}
+    return {flag.replace("-", "_") for text in inline for flag in re.findall(r"(?<![\w-])--([a-z][a-z0-9_.-]*)", text)}
 
 
 def known_flags() -> set[str]:

@@ -64,7 +64,7 @@ def test_a_classifier_is_tuned_and_its_head_saved(capsys: pytest.CaptureFixture[
     report = reported(capsys, "tune", str(write_task(Path("tickets"))), *words)
     folder = Path(report["artefact"])
     config = json.loads((folder / "adapter_config.json").read_text())
-    assert (config["task_type"], config["modules_to_save"]) == ("SEQ_CLS", ["classifier"])
+    assert (config["task_type"], config["modules_to_save"]) == ("SEQ_CLS", ["bert.pooler.dense", "classifier"])
     tensors = load_file(folder / "adapter_model.safetensors")
     head = sum(t.numel() for n, t in tensors.items() if "classifier" in n)
     assert head == 3 * 64 + 3

@@ -144,13 +144,12 @@ def load_tuned(model: str, adapter: str | None, head: Head, dtype: str) -> LM:
     Raises:
         UserError: no such model or adapter, or they do not fit each other.
     """
-    precision = "fp32" if dtype == "auto" else dtype
     if not adapter:
-        return load_headed(model, head, dtype=precision)[0]
+        return load_headed(model, head, dtype=dtype)[0]
     saved = saved_config(adapter)
     settings = {key: saved[key] for key in ("problem_type", "pooling") if saved.get(key)}
     labels = [label for _, label in sorted((int(at), label) for at, label in saved.get("id2label", {}).items())]
-    lm = load_headed(model, head, labels, precision, new_head=True, settings=settings)[0]
+    lm = load_headed(model, head, labels, dtype, new_head=True, settings=settings)[0]
     for key in KEPT:
         if key in saved:
             setattr(lm.model.config, key, saved[key])

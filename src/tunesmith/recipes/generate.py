@@ -18,7 +18,7 @@ POSITIONAL = "prompt"
 EXAMPLES = (
     'tunesmith generate "The film was" --temperature 1 --n 3',
     "tunesmith generate --prompts prompts.txt --out answers.jsonl",
-    "tunesmith generate --prompts rows.jsonl --adapters.law a/adapter --adapters.med b/adapter",
+    "tunesmith generate --prompts rows.jsonl --adapters.law a/adapter",
 )
 
 

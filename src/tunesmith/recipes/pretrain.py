@@ -24,7 +24,7 @@ POSITIONAL = "data"
 EXAMPLES = (
     "tunesmith pretrain tweets,products,editorials --model minilm",
     "tunesmith pretrain notes.txt --objective mlm --whole_words",
-    "tunesmith pretrain notes.txt --objective clm --model smollm2 --replay 0.1 --out_of_domain tweets",
+    "tunesmith pretrain notes.txt --objective clm --replay 0.1",
     "tunesmith pretrain notes.txt --objective span --model toy-t5",
 )
 _MODELS = {"mlm": "minilm", "clm": "smollm2", "span": "toy-t5"}

@@ -32,17 +32,16 @@ EXAMPLES = (
     "tunesmith tune movies --peft lora --peft.rank 8",
     "tunesmith tune rows.jsonl --peft full --epochs 2",
     "tunesmith tune movies --objective gpt-classification --objective.lm_weight 0.5",
-    "tunesmith tune movies --sweep peft.rank=1,4,16 peft.targets=attention,all-linear --seeds 3",
+    "tunesmith tune movies --sweep peft.rank=1,4,16 --seeds 3",
 )
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train, save the adapter or model, and report.
+    """Train, save the adapter or model, and report; a sweep reports what `recipes._sweep` says.
 
     Returns:
         status, run_dir, artefact, seconds, wall_seconds, peak_memory_gb, tokens, tokens_per_second, supervised_tokens,
-        trained_parameters, steps, final_loss, validation, test, gain, forgetting, wise_ft,
-        warnings; of a sweep, see `recipes._sweep`.
+        trained_parameters, steps, final_loss, validation, test, gain, forgetting, wise_ft, warnings.
 
     Raises:
         UserError: unusable data or settings, named by file, row or key.
