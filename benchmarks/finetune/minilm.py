@@ -43,7 +43,7 @@ def one(peft: dict[str, Any], rate: float | None, seed: int, options: argparse.N
                 test_rows=2000,
                 run_dir=f"{folder}/run",
                 overwrite=True,
-            )  # fmt: skip
+            )
         )
     accuracy = next(r for r in report["test"] if r["metric"] == "accuracy")
     kept = {key: report[key] for key in ("trained_parameters", "seconds", "tokens_per_second", "peak_memory_gb")}
