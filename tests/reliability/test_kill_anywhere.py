@@ -87,11 +87,11 @@ def test_a_process_of_its_own_ends_with_the_same_bits(server: Server, rows: Path
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_finishes_the_step_saves_and_says_so(server: Server, rows: Path, tmp_path: Path, number: int, code: int) -> None:
-    command = ["tune", str(rows), *COMMON, *METHODS["lora"], "--epochs", "12", "--save_steps", "1000", "--json"]
+    command = ["tune", str(rows), *COMMON, *METHODS["lora"], "--epochs", "40", "--save_steps", "1000", "--json"]
     stopped = server.run(tmp_path / "a", *command, signal=[int(number), 7])
     assert stopped["code"] == code, stopped["err"]
     steps = (tmp_path / "a" / "run" / "metrics.jsonl").read_text().count("\n")
-    assert 7 <= steps < 72
+    assert 7 <= steps < 240
     assert [p.name for p in (tmp_path / "a" / "run" / "checkpoints").iterdir()] == [f"step-{steps:08d}"]
     assert f"stopped after step {steps}; everything is saved" in stopped["err"]
     assert "The same command continues" in stopped["err"]
@@ -100,6 +100,6 @@ def test_a_signal_finishes_the_step_saves_and_says_so(server: Server, rows: Path
     assert not (tmp_path / "a" / "run" / "adapter").exists()
     goes_on = server.run(tmp_path / "a", *command)
     assert goes_on["code"] == 0
-    assert f"going on after step {steps} of 72" in goes_on["err"]
+    assert f"going on after step {steps} of 240" in goes_on["err"]
     assert server.run(tmp_path / "b", *command)["code"] == 0
     assert outcome(tmp_path / "a") == outcome(tmp_path / "b")
