@@ -12,6 +12,7 @@ from tunesmith.core.registry import ALIGNERS
 from tunesmith.core.runs import Run, read_metrics
 from tunesmith.recipes._align_config import Config
 from tunesmith.recipes._command import command_of
+from tunesmith.train.parameters import HARMLESS
 
 POSITIONAL = "data"
 EXAMPLES = (
@@ -39,9 +40,8 @@ def run(config: Config) -> dict[str, Any]:
     start, folder = time.monotonic(), folder_of(config)
     it = ready(config, folder)
     require_memory(it.training, False, config.max_memory_gb, it.lm.model)
-    harmless = {"run_dir", "overwrite", "resume", "threads", "save_steps", "tokens_per_micro_batch", "activation_checkpointing"}
     inputs = {
-        **config.model_dump(exclude=harmless | {"report_to", "max_memory_gb"}),
+        **config.model_dump(exclude=set(HARMLESS)),
         "model_identity": it.lm.identity, "rows": it.fingerprint,
     }  # fmt: skip
     about = {"command": command_of("align", config.data, config), "parents": []}

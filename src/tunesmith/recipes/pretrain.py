@@ -16,6 +16,7 @@ from tunesmith.core.progress import say
 from tunesmith.core.runs import Run
 from tunesmith.recipes._command import command_of
 from tunesmith.recipes._pretrain_config import Config
+from tunesmith.train.parameters import HARMLESS
 
 if TYPE_CHECKING:
     from tunesmith.recipes._pretraining import Ready
@@ -83,9 +84,7 @@ def folder_of(config: Config) -> Path:
 
 def _inputs(config: Config, it: Ready) -> dict[str, Any]:
     """Return all that the trained weights follow from; a run directory made from other inputs is not continued."""
-    harmless = {"run_dir", "overwrite", "resume", "threads", "save_steps", "tokens_per_micro_batch", "activation_checkpointing"}
-    harmless |= {"report_to", "max_memory_gb"}
-    return {**config.model_dump(exclude=harmless), "model_identity": it.lm.identity, "rows": it.corpus.fingerprint}
+    return {**config.model_dump(exclude=set(HARMLESS)), "model_identity": it.lm.identity, "rows": it.corpus.fingerprint}
 
 
 def _compared(it: Ready, before: dict[str, float]) -> dict[str, dict[str, float]]:

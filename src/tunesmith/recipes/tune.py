@@ -18,6 +18,7 @@ from tunesmith.core.registry import ENGINES
 from tunesmith.core.runs import Run
 from tunesmith.recipes._command import command_of
 from tunesmith.recipes._tune_config import Config
+from tunesmith.train.parameters import HARMLESS
 
 if TYPE_CHECKING:
     from tunesmith.models.load import LM
@@ -142,25 +143,22 @@ def folder_of(config: Config) -> Path:
 
 def _inputs(config: Config, lm: LM, rows: Rows) -> dict[str, Any]:
     """Return all that the trained weights follow from; a run directory made from other inputs is not continued."""
-    harmless = {"run_dir", "overwrite", "resume", "threads", "save_steps", "tokens_per_micro_batch", "activation_checkpointing"}
     # N workers make the update that one makes.
-    harmless |= {
+    harmless = HARMLESS | {
+        "address",
+        "engine",
+        "find_batch_size",
         "guard",
         "guard_rows",
-        "sweep",
-        "seeds",
-        "report_to",
-        "find_batch_size",
-        "max_memory_gb",
-        "engine",
-        "workers",
-        "address",
         "restarts",
+        "seeds",
         "shard",
+        "sweep",
+        "workers",
     }
     weights = Path(config.adapter) / "adapter_model.safetensors" if config.adapter else None
     return {
-        **config.model_dump(exclude=harmless),
+        **config.model_dump(exclude=set(harmless)),
         "model_identity": lm.identity,
         "adapter_sha256": sha256(weights) if weights else None,
         "rows": rows.fingerprint,

@@ -11,6 +11,11 @@ from tunesmith.core.config import Config
 from tunesmith.core.errors import UserError, unknown
 from tunesmith.core.registry import TRACKERS
 
+# Settings of any training that change how and where it is done, and nothing of what it ends with.
+HARMLESS = frozenset({
+    "run_dir", "overwrite", "resume", "threads", "save_steps", "tokens_per_micro_batch", "activation_checkpointing", "report_to",
+    "max_memory_gb",
+})  # fmt: skip
 Schedule = Literal["linear", "cosine", "constant", "gpt"]
 
 
