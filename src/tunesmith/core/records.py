@@ -94,6 +94,30 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class Preference:
+    """What one judge said of the completions of one prompt; comparisons of a prompt stay together, in batch and split.
+
+    Attributes:
+        id: stable identity (hash of its content).
+        prompt: what was asked: a text, or the turns before the answer.
+        completions: k answers. One = an unpaired judgement, of which `ratings` holds 1 (good) or 0 (bad).
+        ranks: of each, 1 = best; equal = a tie. Where only the best was named it has 1 and all others 2.
+        only_best: the others of rank 2 were not compared with one another (Ziegler's best of four).
+        ratings: numbers given to each by itself, more = better; None = only the order is known.
+        judge: who judged, where the file says so. where: "file:line", for messages to people.
+    """
+
+    id: str
+    prompt: str | tuple[Message, ...]
+    completions: tuple[str, ...]
+    ranks: tuple[int, ...]
+    where: str
+    only_best: bool = False
+    ratings: tuple[float, ...] | None = None
+    judge: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WorkedExample:
     """A hand-derived value that a registry entry must reproduce.
 
