@@ -39,6 +39,7 @@ REQUIRED = {
     "recipes/tunings": ("Parameters", "DEFAULTS", "LEARNING_RATES", "supervise"),
     "recipes/aligners": ("Parameters", "HAS_VALUES", "SAMPLES", "credit", "policy_loss"),
     "recipes/scorers": ("Parameters", "open"),
+    "recipes/plans": ("Config", "run"),
     "recipes": ("Config", "run"),
 }
 
