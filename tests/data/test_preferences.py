@@ -191,19 +191,19 @@ BROKEN: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "twice": (ORIGINAL | {"ranks": [1, 2, 3]}, {"completions": ["4", "5", "4"]}, "completions 1 and 3 are the same text"),
     "best": (ORIGINAL | {"best": 2}, {"best": 3}, "'best' is 3; expected the place of the best from 0 to 2"),
     "verdict": (
-        {"prompt": "p", "a": "x", "b": "y", "verdict": "same"}, {"verdict": "meh"}, "'verdict' is 'meh'; expected better, same",
+        {"prompt": "p", "a": "x", "b": "y", "verdict": "same"}, {"verdict": "meh"}, "'verdict' is 'meh'; expected",
     ),
     "thumb": ({"prompt": "p", "completion": "c", "label": True}, {"label": "maybe"}, "expected true or false"),
     "two answers": (
         {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]}, {"chosen": [GOOD, AGAIN, GOOD]}, "'chosen' goes on for 3 turns",
     ),
     "a lonely row": (
-        {"group": 1, "prompt": "p", "completion": "c", "rank": 1}, {"group": 2, "completion": "d"}, "a ranking of one completion",
+        {"group": 1, "prompt": "p", "completion": "c", "rank": 1}, {"group": 2, "completion": "d"}, "a ranking of one",
     ),
     "two prompts": (
-        {"group": 1, "prompt": "p", "completion": "c", "rank": 1}, {"prompt": "q", "completion": "d"}, "'1' has another prompt at p",
+        {"group": 1, "prompt": "p", "completion": "c", "rank": 1}, {"prompt": "q", "completion": "d"}, "'1' has another prompt",
     ),
-    "judged before asked": ({"messages": [USER, GOOD | {"rating": 1}]}, {"messages": [GOOD | {"rating": 1}, USER]}, "the first turn"),
+    "judged before asked": ({"messages": [USER, GOOD | {"rating": 1}]}, {"messages": [GOOD | {"rating": 1}, USER]}, "first turn"),
 }  # fmt: skip
 
 

@@ -154,3 +154,14 @@ def _joined(group: Sequence[Example]) -> Preference:
     ranks = dense([-number for number in numbers] if rated else numbers)
     name = text_hash(*(row.id for row in group))
     return _made(first, first.fields["prompt"], answers, ranks, ratings=numbers if rated else None, name=name)
+
+
+def comparisons(judgement: Preference) -> Iterator[tuple[int, int, bool]]:
+    """Yield (i, j, tie) for all pairs of completions that were compared: i was preferred to j, or they tie and i < j."""
+    count = len(judgement.completions)
+    for i in range(count):
+        for j in range(i + 1, count):
+            first, second = judgement.ranks[i], judgement.ranks[j]
+            if first == second and judgement.only_best:
+                continue
+            yield (i, j, first == second) if first <= second else (j, i, False)
