@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from tunesmith.core.registry import ALIGNERS
 from tunesmith.train.parameters import FitParameters
+
+# What means something only where answers are sampled and scored, and only where judgements are read.
+_OF_SCORES = frozenset({
+    "scorer", "steps", "rollouts", "samples", "prompt_tokens", "beta", "kl_target", "optimisation_epochs", "no_end",
+    "evaluations",
+})  # fmt: skip
+_OF_JUDGEMENTS = frozenset({"map", "test_share", "max_length", "over_long"})
+
+
+def _named_in(method: str | dict[str, Any]) -> str:
+    return (method if isinstance(method, str) else str(method.get("name"))).partition(":")[0]
 
 
 class Config(FitParameters):
     """Settings of `tunesmith align`, beside those of training itself."""
 
     data: str
-    """prompts: a task (its training rows), or a file with a column prompt or text"""
+    """prompts: a task (its training rows), or a file with a column prompt or text; for methods that learn from judgements (dpo,
+    ipo, kto, orpo) a file of preferences"""
     method: str | dict[str, Any] = "ppo"
-    """ppo, rloo or grpo, with its own parameters (--method.clip 0.1)"""
-    scorer: str | dict[str, Any]
-    """who judges answers: FILE.py:FUNCTION, or lexicon"""
+    """ppo, rloo, grpo; dpo, ipo, kto, orpo; with its own parameters (--method.clip 0.1)"""
+    scorer: str | dict[str, Any] | None = None
+    """who judges answers: FILE.py:FUNCTION, or lexicon; needed where answers are sampled and judged"""
+    map: dict[str, str] = {}
+    """columns of a file of preferences by the names of its convention (--map.prompt question)"""
+    test_share: float = Field(0.1, ge=0, lt=1)
+    """of a file of preferences, the share of prompts that is held out to measure on"""
+    max_length: int = Field(1024, ge=2)
+    """longest prompt with a completion of a file of preferences, in tokens; longer ones are never cut"""
+    over_long: Literal["stop", "drop"] = "stop"
+    """what to do with longer ones"""
     model: str = "smollm2"
     """the policy to begin with, which is also the reference: embedded name, local directory or hub id"""
     peft: str | dict[str, Any] = "lora"
@@ -68,6 +89,17 @@ class Config(FitParameters):
 
     @model_validator(mode="after")
     def _rounds(self) -> Self:
+        learns = ALIGNERS.parameters(self.method)[0].LEARNS_FROM
+        if learns in ("pairs", "texts"):
+            if given := _OF_SCORES & self.model_fields_set:
+                raise ValueError(
+                    f"{', '.join(sorted(given))}: {_named_in(self.method)} learns from judgements and samples nothing"
+                )
+            return self
+        if self.scorer is None:
+            raise ValueError(f"{_named_in(self.method)} needs somebody who judges answers: --scorer FILE.py:FUNCTION")
+        if given := _OF_JUDGEMENTS & self.model_fields_set:
+            raise ValueError(f"{', '.join(sorted(given))}: {_named_in(self.method)} learns from scores and reads no judgements")
         given = {"epochs", "max_steps", "gradient_accumulation_steps", "evaluations"} & self.model_fields_set
         if given:
             raise ValueError(f"{', '.join(sorted(given))}: align counts rounds; say --steps, --rollouts, --optimisation_epochs")
