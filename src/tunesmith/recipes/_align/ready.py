@@ -21,6 +21,7 @@ from tunesmith.models.decoder import hidden_states
 from tunesmith.models.generate import Sampling
 from tunesmith.models.lm_loss import loss_of_hidden
 from tunesmith.models.load import LM
+from tunesmith.models.operations import LogProbs
 from tunesmith.models.value_head import ValueHead
 from tunesmith.objectives import clipped_value
 from tunesmith.recipes._adapt import attach
@@ -153,7 +154,7 @@ def _loss(lm: LM, aligner: ModuleType, parameters: Any, config: Config) -> LossO
         wanted = torch.cat([ids[:, 1:][mask[:, 1:]][:, None].double(), beside.double()], 1)
 
         def of_logits(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
-            logprobs = -torch.nn.functional.cross_entropy(logits.float(), wanted[:, 0].long(), reduction="none")
+            logprobs = LogProbs.apply(logits, wanted[:, 0].long())
             return aligner.policy_loss(logprobs, wanted[:, 1:].float(), parameters)
 
         loss, stats = loss_of_hidden(lm.model, hidden, wanted, of_logits)
