@@ -15,6 +15,8 @@ _OF_SCORES = frozenset({
     "evaluations",
 })  # fmt: skip
 _OF_JUDGEMENTS = frozenset({"map", "test_share", "max_length", "over_long"})
+_OF_REWARDS = frozenset({"beta", "kl_target"})
+_OF_TRAINING = frozenset(FitParameters.model_fields) | {"peft", "steps", "rollouts", "optimisation_epochs"}
 
 
 def _named_in(method: str | dict[str, Any]) -> str:
@@ -28,7 +30,7 @@ class Config(FitParameters):
     """prompts: a task (its training rows), or a file with a column prompt or text; for methods that learn from judgements (dpo,
     ipo, kto, orpo) a file of preferences"""
     method: str | dict[str, Any] = "ppo"
-    """ppo, rloo, grpo; dpo, ipo, kto, orpo; with its own parameters (--method.clip 0.1)"""
+    """ppo, rloo, grpo, expert-iteration, best-of-n; dpo, ipo, kto, orpo; with its own parameters (--method.clip 0.1)"""
     scorer: str | dict[str, Any] | None = None
     """who judges answers: FILE.py:FUNCTION, or lexicon; needed where answers are sampled and judged"""
     map: dict[str, str] = {}
@@ -48,7 +50,8 @@ class Config(FitParameters):
     rollouts: int = Field(32, ge=1)
     """answers a round"""
     samples: int | None = Field(None, ge=1)
-    """answers to each prompt of a round; absent = the method's own: 1 for ppo, 4 for rloo, 8 for grpo"""
+    """answers to each prompt of a round; absent = the method's own: 1 for ppo, 4 for rloo, 8 for grpo and
+    expert-iteration, 16 for best-of-n"""
     max_new_tokens: int = Field(32, ge=1)
     """longest answer in tokens"""
     prompt_tokens: int | None = Field(None, ge=1)
@@ -98,6 +101,10 @@ class Config(FitParameters):
             return self
         if self.scorer is None:
             raise ValueError(f"{_named_in(self.method)} needs somebody who judges answers: --scorer FILE.py:FUNCTION")
+        unused = {"answers": _OF_REWARDS, "nothing": _OF_REWARDS | _OF_TRAINING}.get(learns, frozenset())
+        if given := unused & self.model_fields_set:
+            why = "trains nothing" if learns == "nothing" else "learns the best answers, whatever else they cost"
+            raise ValueError(f"{', '.join(sorted(given))}: {_named_in(self.method)} {why}")
         if given := _OF_JUDGEMENTS & self.model_fields_set:
             raise ValueError(f"{', '.join(sorted(given))}: {_named_in(self.method)} learns from scores and reads no judgements")
         given = {"epochs", "max_steps", "gradient_accumulation_steps", "evaluations"} & self.model_fields_set

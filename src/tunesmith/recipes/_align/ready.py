@@ -26,6 +26,7 @@ from tunesmith.models.value_head import ValueHead
 from tunesmith.objectives import clipped_value
 from tunesmith.recipes._adapt import attach
 from tunesmith.recipes._align.config import Config
+from tunesmith.recipes._align.kept import Kept
 from tunesmith.recipes._models import load, quiet_libraries, use_threads
 from tunesmith.recipes._rows import is_task
 from tunesmith.rl.kl import Controller
@@ -82,9 +83,13 @@ def ready(config: Config, folder: Path) -> Ready:
         Sampling(config.max_new_tokens), config.rollouts // samples, samples, config.optimisation_epochs,
         lm.model.value_head if heads else None, config.no_end,
     )  # fmt: skip
-    rollouts = Rollouts(sampler, Controller(config.beta, config.kl_target), folder / "rollouts", config.seed)
-    batch = min(config.batch_size, config.rollouts) if "batch_size" in config.model_fields_set else config.rollouts
-    per_round = -(-config.rollouts // batch) * config.optimisation_epochs
+    how_far = Controller(config.beta, config.kl_target)
+    if aligner.LEARNS_FROM == "answers":
+        rollouts: Rollouts = Kept(sampler, how_far, folder / "rollouts", config.seed, parameters.keep)
+    else:
+        rollouts = Rollouts(sampler, how_far, folder / "rollouts", config.seed)
+    batch = min(config.batch_size, len(rollouts)) if "batch_size" in config.model_fields_set else len(rollouts)
+    per_round = -(-len(rollouts) // batch) * config.optimisation_epochs
     how = config.model_copy(update={
         "batch_size": batch, "max_steps": config.steps * per_round, "evaluations": 0,
         "learning_rate": config.learning_rate or 1e-4,
