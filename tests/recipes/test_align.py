@@ -15,7 +15,8 @@ from tunesmith.data.collate import collate
 from tunesmith.models.load import load
 from tunesmith.models.score import Request, score_requests
 from tunesmith.models.value_head import ValueHead
-from tunesmith.recipes import _aligning, align
+from tunesmith.recipes import align
+from tunesmith.recipes._align import ready as aligning
 from tunesmith.recipes._models import load as load_with_adapter
 from tunesmith.recipes.align import Config
 from tunesmith.train import fit as fit_module
@@ -100,7 +101,7 @@ def test_numbers_kept_from_sampling_are_those_of_a_second_reading() -> None:
 
 
 def test_the_gradient_is_that_of_the_plain_formula() -> None:
-    it = _aligning.ready(config(method="rloo", samples=4), Path("run"))
+    it = aligning.ready(config(method="rloo", samples=4), Path("run"))
     rows = list(it.rollouts.in_epoch(0))
     it.lm.model.eval()
     loss, _ = it.training.loss_of(collate(rows))
@@ -145,7 +146,7 @@ def test_a_killed_run_goes_on_bit_for_bit(moment: str, monkeypatch: pytest.Monke
 
     calls = 0
     name = "_step" if moment == "update" else "_scored"
-    where: Any = fit_module if moment == "update" else _aligning.Rollouts
+    where: Any = fit_module if moment == "update" else aligning.Rollouts
     real = getattr(where, name)
 
     def dying(*rest: Any) -> Any:

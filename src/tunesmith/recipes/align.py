@@ -10,7 +10,7 @@ from tunesmith.core.memory import peak_gb
 from tunesmith.core.progress import say
 from tunesmith.core.registry import ALIGNERS
 from tunesmith.core.runs import Run, read_metrics
-from tunesmith.recipes._align_config import Config
+from tunesmith.recipes._align.config import Config
 from tunesmith.recipes._command import command_of
 from tunesmith.train.parameters import HARMLESS
 
@@ -33,7 +33,7 @@ def run(config: Config) -> dict[str, Any]:
         WorkFailed: a score, loss or gradient is not finite. Interrupted: a signal; the step was finished and saved.
     """
     from tunesmith.recipes._adapt import train
-    from tunesmith.recipes._aligning import ready
+    from tunesmith.recipes._align.ready import ready
     from tunesmith.recipes._artefact import save_artefact
     from tunesmith.recipes._memory import require_memory
 

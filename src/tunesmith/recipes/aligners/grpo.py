@@ -30,7 +30,7 @@ class Parameters(Config):
 
 def credit(it: Round, parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor]:
     """Return each completion's standing among its prompt's, the same for all of its tokens, and returns, [B, T] each."""
-    from tunesmith.recipes._credit import spread, whole_returns
+    from tunesmith.recipes._align.credit import spread, whole_returns
     from tunesmith.rl.advantages import group_relative
 
     returns = whole_returns(it) if parameters.kl == "reward" else it.scores

@@ -26,7 +26,7 @@ class Parameters(Config):
 
 def credit(it: Round, parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor]:
     """Return each completion's return less its prompt's others', the same for all of its tokens, and returns, [B, T] each."""
-    from tunesmith.recipes._credit import spread, whole_returns
+    from tunesmith.recipes._align.credit import spread, whole_returns
     from tunesmith.rl.advantages import leave_one_out
 
     returns = whole_returns(it)

@@ -24,7 +24,7 @@ from tunesmith.models.load import LM
 from tunesmith.models.value_head import ValueHead
 from tunesmith.objectives import clipped_value
 from tunesmith.recipes._adapt import attach
-from tunesmith.recipes._align_config import Config
+from tunesmith.recipes._align.config import Config
 from tunesmith.recipes._models import load, quiet_libraries, use_threads
 from tunesmith.recipes._rows import is_task
 from tunesmith.rl.kl import Controller
