@@ -20,7 +20,7 @@ _DEVIATION = 0.02
 
 
 class Score(nn.Module):
-    """W_y, [L, D], drawn from N(0, deviation^2): as `score` on a decoder it is where transformers' sequence classifiers have it."""
+    """W_y, [L, D], from N(0, deviation^2): as `score` on a decoder it is where transformers' sequence classifiers have it."""
 
     def __init__(self, labels: int, like: torch.Tensor, dropout: float = 0.0, deviation: float = _DEVIATION) -> None:
         super().__init__()

@@ -32,8 +32,8 @@ class Config(FitParameters):
     centring: float = Field(0.0, ge=0, allow_inf_nan=False)
     """weight of (r_w + r_l)^2, which keeps rewards around zero"""
     normalise: Literal["preferred", "samples", "none"] = "preferred"
-    """where rewards have their zero: preferred = the mean of preferred completions is 0; samples = answers of the policy have mean
-    0 and deviation 1, before and after training (Ziegler et al.); none = wherever training leaves them"""
+    """what has mean 0: preferred = the preferred completions; samples = answers of the policy, which have deviation 1 too, before
+    and after training (Ziegler et al.); none = nothing"""
     policy: str | None = None
     """who answers for --normalise samples; absent = the model itself, before it is trained"""
     policy_samples: int = Field(256, ge=2)

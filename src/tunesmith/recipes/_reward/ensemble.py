@@ -1,4 +1,4 @@
-"""Several reward models that differ in seed alone, asked together: what they agree on is safer to steer by (Coste et al. 2023)."""
+"""Several reward models that differ in seed alone, asked together: where they agree it is safer to steer (Coste et al. 2023)."""
 
 from __future__ import annotations
 

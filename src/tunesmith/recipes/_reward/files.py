@@ -210,7 +210,7 @@ def _replay(folder: Path, it: RewardModel, probe: Sequence[tuple[Prompt, str, fl
     for (_, completion, wanted), reward in zip(probe, rewards, strict=True):
         if not abs(reward - wanted) <= rounding * scale:
             raise WorkFailed(
-                f"the reward model in {folder} gives {reward:.4g} to {completion[:40]!r}, and gave {wanted:.4g} when it was saved",
+                f"the reward model in {folder} gives {reward:.4g} to {completion[:40]!r}, and gave {wanted:.4g} when saved",
                 "Its base may be another one: name it with model, or use another copy.",
             )
 

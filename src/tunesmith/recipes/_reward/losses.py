@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise as pairwise_of
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ class Fitted(nn.Module):
         given = torch.tensor([self.levels.index(r) for p in train for r in p.ratings or ()])
         shares = torch.stack([(given <= level).float().mean() for level in range(len(self.levels) - 1)])
         cuts = torch.logit(shares.clamp(1e-3, 1 - 1e-3)).tolist()
-        steps = [max(b - a, 0.02) for a, b in zip(cuts, cuts[1:], strict=False)]
+        steps = [max(b - a, 0.02) for a, b in pairwise_of(cuts)]
         return [cuts[0], *map(_inverse_softplus, steps)]
 
     def tie_strength(self) -> torch.Tensor:

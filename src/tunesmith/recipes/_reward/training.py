@@ -89,8 +89,8 @@ def train_one(config: Config, rows: Judgements, folder: Path, seed: int) -> Trai
     rated = (rows.rated, of_texts) if rows.rated else None
     measured = measure(rows.test, given, scale, fitted, config.seed, rated)
     about = {
-        "objective": objective, "ties": config.ties, "fitted": fitted.as_record(), "normalised": normalised, "canary": rows.canary,
-        "accuracy": measured["accuracy"], "judgements": len(encoded),
+        "objective": objective, "ties": config.ties, "fitted": fitted.as_record(), "normalised": normalised,
+        "canary": rows.canary, "accuracy": measured["accuracy"], "judgements": len(encoded),
     }  # fmt: skip
     probes = [(p.prompt, text) for p in rows.test[:2] for text in p.completions]
     artefact = save(folder, it, method, probes, about)
@@ -144,9 +144,8 @@ def _training(
 ) -> Training:  # fmt: skip
     entry, _ = method
     heads = ("classifier",) if it.encoder else (HEAD,)
-    how = config.model_copy(update={
-        "learning_rate": config.learning_rate or (_ENCODER_RATE if it.encoder and entry.SAVES == "model" else entry.LEARNING_RATE),
-    })  # fmt: skip
+    usual = _ENCODER_RATE if it.encoder and entry.SAVES == "model" else entry.LEARNING_RATE
+    how = config.model_copy(update={"learning_rate": config.learning_rate or usual})
     if it.encoder and config.activation_checkpointing:
         it.lm.model.activation_checkpointing_enable({"use_reentrant": False})
     training = attach(it.lm, method, rows, how, seed, losses.loss_of(it, fitted, config), heads=heads)
