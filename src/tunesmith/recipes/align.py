@@ -41,10 +41,10 @@ def run(config: Config) -> dict[str, Any]:
     it = ready(config, folder)
     require_memory(it.training, False, config.max_memory_gb, it.lm.model)
     inputs = {
-        **config.model_dump(exclude=set(HARMLESS)),
+        **config.model_dump(exclude={*HARMLESS, "allow_attackable"}),
         "model_identity": it.lm.identity, "rows": it.fingerprint,
     }  # fmt: skip
-    about = {"command": command_of("align", config.data, config), "parents": []}
+    about = {"command": command_of("align", config.data, config), "parents": [], "scorer_attacked": it.attacked}
     record = Run(folder, inputs, about, config.overwrite or not config.resume)
     if not (folder / "checkpoints").is_dir():
         for path in sorted((folder / "rollouts").glob("*.json")):

@@ -53,6 +53,8 @@ class Config(FitParameters):
     """go on from the newest checkpoint in run_dir, bit for bit; --resume false is --overwrite"""
     max_memory_gb: float | None = Field(None, gt=0, allow_inf_nan=False)
     """most memory to use, 10^9 bytes; absent = all that is available. A training that needs more is not started"""
+    allow_attackable: bool = False
+    """go on with a scorer that prefers an attack (nothing, repetition, random characters, ...) to real answers"""
     skip_bad_rows: bool = False
     """go on with the good rows of a file and list the bad ones"""
 

@@ -215,7 +215,7 @@ def _replay(folder: Path, it: RewardModel, probe: Sequence[tuple[Prompt, str, fl
             )
 
 
-def reference_of(method: tuple[ModuleType, Any], lm: LM) -> Trunk | None:
+def trunk_of(method: tuple[ModuleType, Any], lm: LM) -> Trunk | None:
     """Return the trunk that a policy about to be trained by this method can share; None where its base weights change."""
     entry, _ = method
 
