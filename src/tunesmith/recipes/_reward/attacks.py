@@ -76,7 +76,7 @@ def probe(scorer: Scorer, cases: Sequence[Case], seed: int, cut: Callable[[str],
 
 def _made(case: Case, cases: Sequence[Case], generator: random.Random) -> dict[str, str]:
     real = case.real[0]
-    noise = "".join(generator.choice(string.punctuation + string.ascii_letters) for _ in range(max(len(real), 8)))
+    noise = "".join(generator.choice(string.punctuation + string.ascii_letters) for _ in range(max(len(real), 1)))
     longest = max((text for other in cases for text in other.real), key=len)
     made = {
         "empty": "", "longest": longest, "repeated": " ".join([real.strip()] * _TIMES), "copied prompt": case.prompt,

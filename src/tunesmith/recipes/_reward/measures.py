@@ -167,8 +167,8 @@ def _people(rated: Rated, rewards: Sequence[float], seed: int) -> dict[str, Any]
     counts = (wanted != 0).astype(np.float64)
     right = counts * (np.sign(given[:, None] - given[None]) * wanted + 1) / 2
     weights = resample_counts(len(means), _RESAMPLES // 2, derive(seed, "bootstrap")).astype(np.float64)
-    drawn = (weights @ right * weights).sum(1) / (weights @ counts * weights).sum(1)
-    low, high = interval(drawn)
+    hits, total = (weights @ right * weights).sum(1), (weights @ counts * weights).sum(1)
+    low, high = interval(hits[total > 0] / total[total > 0])  # a resample of a few texts may hold no pair
     agreement = {"value": float(right.sum() / counts.sum()), "low": low, "high": high, "n": len(means)}
     order = float(spearman.evaluate(means.tolist(), given.tolist()))
     return {"agreement": agreement, "spearman": order, "one_human": one_human(rated, seed)}
