@@ -96,8 +96,9 @@ def test_a_reward_is_read_at_the_last_real_token_whatever_stands_behind() -> Non
         hidden = model.base_model(input_ids=ids).last_hidden_state[0, -1]
         assert found == pytest.approx(float(hidden @ it.head.weight[0]), abs=1e-4)
         assert found == pytest.approx(it.score([(prompt, answer)])[0], abs=1e-5)
-    behind = model.base_model(input_ids=torch.nn.functional.pad(ids, (0, 3), value=tokenizer.pad_token_id)).last_hidden_state
-    assert float(behind[0, -1] @ it.head.weight[0]) != pytest.approx(found, abs=1e-3)
+    padded = torch.nn.functional.pad(torch.tensor([it.ids(*texts[0])]), (0, 3), value=tokenizer.pad_token_id)
+    behind = model.base_model(input_ids=padded).last_hidden_state
+    assert float(behind[0, -1] @ it.head.weight[0]) != pytest.approx(together[0], abs=1e-3)
 
 
 def test_the_head_begins_with_variance_one_over_d_plus_one() -> None:
@@ -221,11 +222,11 @@ def test_what_is_saved_opens_on_its_base_and_on_a_policys_trunk(trained: tuple[P
     (own,) = open_reward(report["artefact"], dtype="fp32")
     lm = load("toy-llama", dtype="fp32")
     modules, weights = dict(lm.model.named_modules()), {n: p.clone() for n, p in lm.model.named_parameters()}
-    (shared,) = open_reward(report["artefact"], trunk=trunk_of((lora, lora.Parameters()), lm))
+    (shared,) = open_reward(report["artefact"], trunk=trunk_of((lora, None), lm))
     assert shared.lm is lm
     assert dict(lm.model.named_modules()) == modules
     # The policy learns on the same trunk, and the reward model does not feel it.
-    lora.attach(lm.model, lora.Parameters(rank=4), seed=0)
+    lora.attach(lm.model, lora.Parameters.model_validate({"rank": 4}), seed=0)
     for layer in lora.layers(lm.model).values():
         layer.lora_B.data.normal_()
     texts = [("say 3", "paper!"), ("say 4", "green."), ("", "house")]

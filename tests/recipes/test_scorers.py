@@ -173,6 +173,11 @@ def test_a_mix_is_the_weighted_sum() -> None:
         open_scorer({"name": "mix", "of": [{"scorer": "lexcon"}]})
 
 
+def looking(**settings: Any) -> inspect.Config:
+    """Settings of `tunesmith inspect`."""
+    return inspect.Config(**settings)
+
+
 CASES = [Case(f"what flows {i}", (f"river {i}",)) for i in range(10)]
 
 
@@ -209,14 +214,14 @@ def test_align_refuses_a_scorer_that_prefers_an_attack_and_says_which() -> None:
 def test_inspect_scorer_measures_agreement_and_attacks() -> None:
     rows = [{"prompt": f"what flows {i}", "chosen": f"river {i}", "rejected": f"lake {i}"} for i in range(100)]
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    report = inspect.run(inspect.Config(kind="scorer", what="scorer.py:content", data="pairs.jsonl", threads=1))
+    report = inspect.run(looking(kind="scorer", what="scorer.py:content", data="pairs.jsonl", threads=1))
     assert report["agreement"]["value"] == 1.0
     assert report["preferred"] == []
     assert "it prefers none of them" in inspect.render(report)
-    worse = inspect.run(inspect.Config(kind="scorer", what="scorer.py:length", data="pairs.jsonl", rows=10, threads=1))
+    worse = inspect.run(looking(kind="scorer", what="scorer.py:length", data="pairs.jsonl", rows=10, threads=1))
     assert worse["agreement"]["n"] <= 10
     assert "it prefers the answer four times over" in inspect.render(worse)
     with pytest.raises(ValueError, match="name it with --data"):
-        inspect.Config(kind="scorer", what="lexicon")
+        looking(kind="scorer", what="lexicon")
     with pytest.raises(ValueError, match="task: not for a scorer"):
-        inspect.Config(kind="scorer", what="lexicon", data="movies", task="movies")
+        looking(kind="scorer", what="lexicon", data="movies", task="movies")

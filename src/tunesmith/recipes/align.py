@@ -16,7 +16,7 @@ from tunesmith.train.parameters import HARMLESS
 
 POSITIONAL = "data"
 EXAMPLES = (
-    "tunesmith align movies --scorer lexicon --prompt_tokens 8",
+    "tunesmith align movies --scorer lexicon --prompt_tokens 8 --allow_attackable true",
     "tunesmith align prompts.jsonl --method rloo --scorer scorer.py:score",
 )
 

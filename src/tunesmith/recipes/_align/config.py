@@ -17,7 +17,7 @@ class Config(FitParameters):
     method: str | dict[str, Any] = "ppo"
     """ppo, rloo or grpo, with its own parameters (--method.clip 0.1)"""
     scorer: str | dict[str, Any]
-    """who judges answers: FILE.py:FUNCTION, or lexicon"""
+    """who judges answers: FILE.py:FUNCTION, lexicon, reward-model:path=DIR, metric:metric=NAME, url or mix"""
     model: str = "smollm2"
     """the policy to begin with, which is also the reference: embedded name, local directory or hub id"""
     peft: str | dict[str, Any] = "lora"

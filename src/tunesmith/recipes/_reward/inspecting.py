@@ -32,7 +32,7 @@ def inspect_scorer(scorer: str, data: str, rows: int, threads: int | None) -> di
     quiet_libraries()
     use_threads(threads)
     start, found = time.monotonic(), open_scorer(scorer)
-    judged = read_judgements(RewardConfig(data=data, test_rows=rows, allow_canary=True))
+    judged = read_judgements(RewardConfig.model_validate({"data": data, "test_rows": rows, "allow_canary": True}))
     test = [*filter(decided, judged.test)]
     flat = [(prompt_of(p), text) for p in test for text in p.completions]
     scores = iter([float(s) for s in found([Answer(prompt, text, True) for prompt, text in flat])])
