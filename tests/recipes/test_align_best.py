@@ -18,7 +18,7 @@ from tunesmith.recipes.align import Config
 
 BASE: dict[str, Any] = {
     "data": "prompts.jsonl", "scorer": "scorer.py:score", "model": "toy-llama", "max_new_tokens": 6, "dtype": "fp32",
-    "threads": 1,
+    "threads": 1, "allow_attackable": True,
 }  # fmt: skip
 CHOOSE: dict[str, Any] = {**BASE, "method": "best-of-n", "samples": 4}
 EXPERT: dict[str, Any] = {
@@ -133,6 +133,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> N
     [
         ({**CHOOSE, "samples": 1}, "the best of one answer is that answer"),
         ({**CHOOSE, "scorer": "none.py:score"}, "there is no Python file"),
+        ({**CHOOSE, "allow_attackable": False}, "prefers"),
         ({**EXPERT, "method": "expert-iteration:keep=8"}, "of 8 answers to a prompt 8 cannot be the best"),
     ],
 )

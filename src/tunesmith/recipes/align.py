@@ -16,7 +16,7 @@ from tunesmith.train.parameters import HARMLESS
 
 POSITIONAL = "data"
 EXAMPLES = (
-    "tunesmith align movies --scorer lexicon --prompt_tokens 8",
+    "tunesmith align movies --scorer lexicon --prompt_tokens 8 --allow_attackable true",
     "tunesmith align prompts.jsonl --method rloo --scorer scorer.py:score",
     "tunesmith align pairs.jsonl --method dpo --method.sft_weight 0.1",
     "tunesmith align movies --method best-of-n --scorer lexicon --prompt_tokens 8",
@@ -49,10 +49,10 @@ def run(config: Config) -> dict[str, Any]:
     it = ready(config, folder)
     require_memory(it.training, False, config.max_memory_gb, it.lm.model)
     inputs = {
-        **config.model_dump(exclude=set(HARMLESS)),
+        **config.model_dump(exclude={*HARMLESS, "allow_attackable"}),
         "model_identity": it.lm.identity, "rows": it.fingerprint,
     }  # fmt: skip
-    about = {"command": command_of("align", config.data, config), "parents": []}
+    about = {"command": command_of("align", config.data, config), "parents": [], "scorer_attacked": it.attacked}
     record = Run(folder, inputs, about, config.overwrite or not config.resume)
     if not (folder / "checkpoints").is_dir():
         for path in sorted((folder / "rollouts").glob("*.json")):

@@ -36,20 +36,22 @@ OLD, ADVANTAGE, RETURN, VALUE, REFERENCE, LENGTH = range(6)
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is answered: token ids, and the text a scorer sees."""
+    """What is answered: token ids, the text a scorer sees, and the answers that are right, where these are known."""
 
     ids: tuple[int, ...]
     text: str
     where: str
+    golds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a scorer judges: a prompt, the text that answers it, and whether it ended by itself."""
+    """What a scorer judges: a prompt, the text that answers it, whether it ended by itself, and what is right, if known."""
 
     prompt: str
     text: str
     ended: bool
+    golds: tuple[str, ...] = ()
 
 
 Scorer = Callable[[Sequence[Answer]], Sequence[float]]
@@ -207,7 +209,7 @@ class Rollouts(VaryingRows):
 
     def _scored(self, prompts: Sequence[Prompt], found: Sequence[Completion]) -> torch.Tensor:
         it = self.sampler
-        answers = [Answer(p.text, c.text, c.stop_reason != "length") for p, c in zip(prompts, found, strict=True)]
+        answers = [Answer(p.text, c.text, c.stop_reason != "length", p.golds) for p, c in zip(prompts, found, strict=True)]
         scores = [float(score) for score in it.scorer(answers)]
         if len(scores) != len(answers):
             raise WorkFailed(f"the scorer gave {len(scores)} scores for {len(answers)} answers", "Give one for each.")

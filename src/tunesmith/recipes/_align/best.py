@@ -21,9 +21,11 @@ from tunesmith.core.seeds import derive
 from tunesmith.models.generate import Sampling, complete
 from tunesmith.models.load import LM
 from tunesmith.recipes._align.config import Config
-from tunesmith.recipes._align.ready import open_scorer, read_prompts
+from tunesmith.recipes._align.ready import read_prompts
 from tunesmith.recipes._align.record import run_of
 from tunesmith.recipes._models import load, quiet_libraries, use_threads
+from tunesmith.recipes._reward.attacks import require_sound
+from tunesmith.recipes._reward.scoring import open_scorer
 from tunesmith.rl import best_of_n
 from tunesmith.stats import bootstrap
 from tunesmith.train.rollouts import Answer, Prompt, Scorer
@@ -58,6 +60,7 @@ def ready(config: Config) -> ReadyBest:
     assert config.scorer is not None
     scorer, lm = open_scorer(config.scorer), load(config.model, dtype=config.dtype)
     prompts, warnings = read_prompts(config, lm)
+    require_sound(scorer, lm, prompts, Sampling(config.max_new_tokens), config.seed, config.allow_attackable)
     return ReadyBest(lm, prompts, scorer, samples, text_hash(canonical([list(p.ids) for p in prompts])), warnings)
 
 
@@ -90,7 +93,7 @@ def _portion(it: ReadyBest, prompts: Sequence[Prompt], config: Config) -> list[d
     asked = [prompt for prompt in prompts for _ in range(it.samples)]
     how = Sampling(config.max_new_tokens)
     found = complete(it.lm, [prompt.ids for prompt in asked], how, derive(config.seed, "best of n"))
-    answers = [Answer(p.text, c.text, c.stop_reason != "length") for p, c in zip(asked, found, strict=True)]
+    answers = [Answer(p.text, c.text, c.stop_reason != "length", p.golds) for p, c in zip(asked, found, strict=True)]
     scores = [float(score) for score in it.scorer(answers)]
     if len(scores) != len(answers):
         raise WorkFailed(f"the scorer gave {len(scores)} scores for {len(answers)} answers", "Give one for each.")

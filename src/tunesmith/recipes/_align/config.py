@@ -12,7 +12,7 @@ from tunesmith.train.parameters import FitParameters
 # What means something only where answers are sampled and scored, and only where judgements are read.
 _OF_SCORES = frozenset({
     "scorer", "steps", "rollouts", "samples", "prompt_tokens", "beta", "kl_target", "optimisation_epochs", "no_end",
-    "evaluations",
+    "evaluations", "allow_attackable",
 })  # fmt: skip
 _OF_JUDGEMENTS = frozenset({"map", "test_share", "max_length", "over_long"})
 _OF_REWARDS = frozenset({"beta", "kl_target"})
@@ -32,7 +32,8 @@ class Config(FitParameters):
     method: str | dict[str, Any] = "ppo"
     """ppo, rloo, grpo, expert-iteration, best-of-n; dpo, ipo, kto, orpo; with its own parameters (--method.clip 0.1)"""
     scorer: str | dict[str, Any] | None = None
-    """who judges answers: FILE.py:FUNCTION, or lexicon; needed where answers are sampled and judged"""
+    """who judges answers: FILE.py:FUNCTION, lexicon, reward-model:path=DIR, metric:metric=NAME, url or mix; needed where answers
+    are sampled"""
     map: dict[str, str] = {}
     """columns of a file of preferences by the names of its convention (--map.prompt question)"""
     test_share: float = Field(0.1, ge=0, lt=1)
@@ -77,6 +78,8 @@ class Config(FitParameters):
     """go on from the newest checkpoint in run_dir, bit for bit; --resume false is --overwrite"""
     max_memory_gb: float | None = Field(None, gt=0, allow_inf_nan=False)
     """most memory to use, 10^9 bytes; absent = all that is available. A training that needs more is not started"""
+    allow_attackable: bool = False
+    """go on with a scorer that prefers an attack (nothing, repetition, random characters, ...) to real answers"""
     skip_bad_rows: bool = False
     """go on with the good rows of a file and list the bad ones"""
 

@@ -21,6 +21,6 @@ def run_of(config: Config, folder: Path, lm: LM, fingerprint: str) -> Run:
         UserError: the folder holds something else, or a run with other settings.
         WorkFailed: it cannot be written.
     """
-    inputs = {**config.model_dump(exclude=set(HARMLESS)), "model_identity": lm.identity, "rows": fingerprint}
+    inputs = {**config.model_dump(exclude={*HARMLESS, "allow_attackable"}), "model_identity": lm.identity, "rows": fingerprint}
     about = {"command": command_of("align", config.data, config), "parents": []}
     return Run(folder, inputs, about, config.overwrite or not config.resume)
