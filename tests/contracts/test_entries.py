@@ -81,7 +81,8 @@ OF_ALIGNERS = {
     "scores": ("HAS_VALUES", "SAMPLES", "credit", "policy_loss"),
     "pairs": ("HAS_REFERENCE", "loss"),
     "texts": ("HAS_REFERENCE", "loss"),
-    "answers": ("ROUNDS",),
+    "answers": ("HAS_VALUES", "SAMPLES", "credit", "policy_loss"),
+    "nothing": ("SAMPLES",),
 }
 
 

@@ -24,7 +24,7 @@ from tunesmith.train.rollouts import ADVANTAGE, LENGTH, OLD, REFERENCE
 
 SMALL: dict[str, Any] = {
     "data": "prompts.jsonl", "scorer": "scorer.py:score", "model": "toy-llama", "rollouts": 8, "max_new_tokens": 6,
-    "steps": 3, "dtype": "fp32", "threads": 1, "save_steps": 1, "learning_rate": 0.01,
+    "steps": 3, "allow_attackable": True, "dtype": "fp32", "threads": 1, "save_steps": 1, "learning_rate": 0.01,
 }  # fmt: skip
 # The toy's frozen output layer can hardly tell tokens apart, so all weights are trained.
 EASY: dict[str, Any] = {
@@ -172,9 +172,9 @@ def test_a_killed_run_goes_on_bit_for_bit(moment: str, monkeypatch: pytest.Monke
 
 
 def test_a_score_that_is_no_number_stops_with_its_answer_named() -> None:
-    with pytest.raises(WorkFailed, match=r"the scorer gave nan to the answer .* to prompts.jsonl:\d"):
+    with pytest.raises(WorkFailed, match=r"the scorer gave nan to the answer .* to '"):
         align.run(config(run_dir="run", scorer="scorer.py:bad"))
-    with pytest.raises(WorkFailed, match="the scorer gave 1 scores for 8 answers"):
+    with pytest.raises(WorkFailed, match=r"the scorer gave 1 scores for \d+ answers"):
         align.run(config(run_dir="other", scorer="scorer.py:few"))
 
 

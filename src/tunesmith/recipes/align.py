@@ -1,4 +1,4 @@
-"""Align a policy with scores of its own answers (PPO, RLOO, GRPO), or with judgements that are there (DPO, IPO, KTO, ORPO)."""
+"""Align a policy with scores of its own answers (PPO, RLOO, GRPO, best of n), or with judgements (DPO, IPO, KTO, ORPO)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from tunesmith.train.parameters import HARMLESS
 
 POSITIONAL = "data"
 EXAMPLES = (
-    "tunesmith align movies --scorer lexicon --prompt_tokens 8",
+    "tunesmith align movies --scorer lexicon --prompt_tokens 8 --allow_attackable true",
     "tunesmith align prompts.jsonl --method rloo --scorer scorer.py:score",
     "tunesmith align pairs.jsonl --method dpo --method.sft_weight 0.1",
+    "tunesmith align movies --method best-of-n --scorer lexicon --prompt_tokens 8",
 )
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train the policy, save its adapter, and report how score and divergence went; of judgements, what `learn` reports.
+    """Train the policy, save its adapter, and report how score and divergence went; else what `_align` says.
 
     Returns:
         status, run_dir, artefact, seconds, wall_seconds, peak_memory_gb, rollouts, rollouts_per_second, kl, score_before,
@@ -40,16 +41,20 @@ def run(config: Config) -> dict[str, Any]:
     from tunesmith.recipes._artefact import save_artefact
     from tunesmith.recipes._memory import require_memory
 
-    if ALIGNERS.parameters(config.method)[0].LEARNS_FROM in ("pairs", "texts"):
-        return learn(config)
+    learns_from = ALIGNERS.parameters(config.method)[0].LEARNS_FROM
+    if learns_from in ("pairs", "texts", "nothing"):
+        from tunesmith.recipes._align.best import choose
+        from tunesmith.recipes._align.offline import learn
+
+        return (choose if learns_from == "nothing" else learn)(config, folder_of(config))
     start, folder = time.monotonic(), folder_of(config)
     it = ready(config, folder)
     require_memory(it.training, False, config.max_memory_gb, it.lm.model)
     inputs = {
-        **config.model_dump(exclude=set(HARMLESS)),
+        **config.model_dump(exclude={*HARMLESS, "allow_attackable"}),
         "model_identity": it.lm.identity, "rows": it.fingerprint,
     }  # fmt: skip
-    about = {"command": command_of("align", config.data, config), "parents": []}
+    about = {"command": command_of("align", config.data, config), "parents": [], "scorer_attacked": it.attacked}
     record = Run(folder, inputs, about, config.overwrite or not config.resume)
     if not (folder / "checkpoints").is_dir():
         for path in sorted((folder / "rollouts").glob("*.json")):
@@ -75,46 +80,6 @@ def run(config: Config) -> dict[str, Any]:
     return report
 
 
-def learn(config: Config) -> dict[str, Any]:
-    """Train the policy on judgements that are there, save its adapter, and report what held-out judgements say of it.
-
-    Returns:
-        status, run_dir, artefact, seconds, wall_seconds, peak_memory_gb, prompts, judgements, before, after, kl,
-        trained_parameters, steps, tokens, tokens_per_second, final_loss, warnings.
-    """
-    from tunesmith.recipes._adapt import train
-    from tunesmith.recipes._align.measured import before_and_after, divergence, fallen
-    from tunesmith.recipes._align.offline import keep_reference, ready
-    from tunesmith.recipes._artefact import save_artefact
-    from tunesmith.recipes._memory import require_memory
-
-    start, folder = time.monotonic(), folder_of(config)
-    it = ready(config, folder)
-    require_memory(it.training, False, config.max_memory_gb, it.lm.model)
-    inputs = {
-        **config.model_dump(exclude=set(HARMLESS)),
-        "model_identity": it.lm.identity, "rows": it.fingerprint,
-    }  # fmt: skip
-    about = {"command": command_of("align", config.data, config), "parents": []}
-    record = Run(folder, inputs, about, config.overwrite or not config.resume)
-    keep_reference(it, folder)
-    judgements = sum(row.counted for row in it.rows)
-    say(f"{judgements:,} judgements of {len(it.rows):,} prompts; {len(it.held_out):,} more prompts to measure on")
-    fitted = (adapted := train(it.lm, it.training, record)).fitted
-    artefact = save_artefact(folder, it.lm, it.method, [row.ids[:64] for row in it.rows[:3]], "Alignment")
-    reference = lambda: it.method[0].disabled(it.lm.model)  # noqa: E731
-    before, after = before_and_after(it.lm, it.asked, it.held_out, reference, it.pairs)
-    return {
-        "status": "done", "run_dir": str(folder), "artefact": str(artefact), "seconds": fitted.seconds,
-        "wall_seconds": time.monotonic() - start, "peak_memory_gb": peak_gb(), "prompts": len(it.rows),
-        "judgements": judgements, "before": before and before.as_dict(), "after": after and after.as_dict(),
-        "kl": divergence(it.lm, it.asked, reference, config.max_new_tokens, config.seed),
-        "trained_parameters": adapted.trained_parameters, "steps": fitted.steps, "tokens": fitted.tokens,
-        "tokens_per_second": fitted.tokens / max(fitted.seconds, 1e-9), "final_loss": fitted.losses[-1],
-        "warnings": it.warnings + (fallen(before, after) if before and after else []),
-    }  # fmt: skip
-
-
 def folder_of(config: Config) -> Path:
     """Return the run directory."""
     name = ALIGNERS.parameters(config.method)[0].__name__.rpartition(".")[2]
@@ -123,8 +88,10 @@ def folder_of(config: Config) -> Path:
 
 def render(report: dict[str, Any]) -> str:
     """Return what a person wants to know after an alignment."""
-    if "judgements" in report:
-        return _rendered_judged(report)
+    if "judgements" in report or "curve" in report:
+        from tunesmith.recipes._align.rendered import best, learned
+
+        return best(report) if "curve" in report else learned(report)
     held_out = report["held_out"]
     lines = [
         f"score {report['score_before']:.3f} -> {report['score']:.3f} at {report['kl']:.2f} nats an answer from the reference"
@@ -134,19 +101,3 @@ def render(report: dict[str, Any]) -> str:
         f"saved to {report['artefact']}; {Path(report['run_dir']) / 'report.html'} shows how it went",
     ]
     return "\n".join(lines)
-
-
-def _rendered_judged(report: dict[str, Any]) -> str:
-    speed = f"{report['tokens_per_second']:,.0f} tokens/s, peak {report['peak_memory_gb']:.1f} GB"
-    lines = [f"{report['judgements']:,} judgements of {report['prompts']:,} prompts, {report['steps']:,} steps; {speed}"]
-    if after := report["after"]:
-        before = report["before"]
-        lines.append(
-            f"held out, {after['n']:,} judgements of {after['prompts']:,} prompts: agreement {after['accuracy']:.1%} "
-            f"({after['low']:.1%} to {after['high']:.1%}), margin {after['margin']:.2f} nats, "
-            f"log p of preferred {before['chosen_logprob']:.1f} -> {after['chosen_logprob']:.1f}, "
-            f"of others {before['rejected_logprob']:.1f} -> {after['rejected_logprob']:.1f}"
-        )
-    if report["kl"] is not None:
-        lines.append(f"{report['kl']:.2f} nats an answer from the reference")
-    return "\n".join([*lines, *(f"note: {warning}" for warning in report["warnings"]), f"saved to {report['artefact']}"])

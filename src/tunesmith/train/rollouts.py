@@ -40,11 +40,12 @@ _NOTHING_ROUNDED = 0.03
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is answered: token ids, and the text a scorer sees."""
+    """What is answered: token ids, the text a scorer sees, and the answers that are right, where these are known."""
 
     ids: tuple[int, ...]
     text: str
     where: str
+    golds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -286,7 +287,7 @@ class Rollouts(VaryingRows):
                 places = range(judges.end_after, len(ids))
                 end = next((i for i in places if judges.end_at in tokenizer.decode([ids[i]])), None)
                 text, ended = tokenizer.decode(ids[: None if end is None else end + 1]), end is not None
-            made.append(Answer(prompt.text, text, ended))
+            made.append(Answer(prompt.text, text, ended, prompt.golds))
         return made
 
     def _by_reference(self, prompts: Sequence[Prompt], found: Sequence[Completion]) -> list[tuple[float, ...]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from tunesmith.core.errors import UserError, WorkFailed
+from tunesmith.core.errors import TunesmithError, WorkFailed
 from tunesmith.core.progress import say
 
 # Seconds waited before a scorer that failed is asked again.
@@ -21,11 +21,12 @@ _WAITS = (0.2, 1.0)
 
 @dataclass(frozen=True)
 class Answer:
-    """What a scorer judges: a prompt, the text that answers it, and whether it ended by itself."""
+    """What a scorer judges: a prompt, the text that answers it, whether it ended by itself, and what is right, if known."""
 
     prompt: str
     text: str
     ended: bool
+    golds: tuple[str, ...] = ()
 
 
 Scorer = Callable[[Sequence[Answer]], Sequence[float]]
@@ -69,7 +70,8 @@ class _Attempt:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
-        if not isinstance(error, Exception) or isinstance(error, UserError):
+        # Our own errors come from scorers that have tried again already.
+        if not isinstance(error, Exception) or isinstance(error, TunesmithError):
             return False
         self.problem = error
         return True
@@ -77,7 +79,7 @@ class _Attempt:
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError inside a with-block that takes longer."""
+    """Raise TimeoutError inside a with-block whenever so much time has passed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -86,7 +88,8 @@ def _at_most(seconds: float) -> Iterator[None]:
         raise TimeoutError(f"it took longer than {seconds:g} seconds")
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # Again and again, for a scorer may try again by itself.
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
     try:
         yield
     finally:

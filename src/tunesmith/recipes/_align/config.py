@@ -14,8 +14,12 @@ from tunesmith.train.parameters import FitParameters
 _OF_SCORES = frozenset({
     "scorer", "steps", "rollouts", "samples", "prompt_tokens", "beta", "kl_target", "optimisation_epochs", "no_end",
     "evaluations", "held_out", "scorer_timeout", "fixed_length", "end_at", "end_after", "max_kl", "stop_on", "ptx", "ptx_weight",
+    "allow_attackable",
 })  # fmt: skip
 _OF_JUDGEMENTS = frozenset({"map", "test_share", "max_length", "over_long"})
+_OF_REWARDS = frozenset({"beta", "kl_target", "ptx", "ptx_weight"})
+_OF_ROUNDS = frozenset({"held_out", "fixed_length", "end_at", "end_after", "max_kl", "stop_on"})
+_OF_TRAINING = frozenset(FitParameters.model_fields) | {"peft", "steps", "rollouts", "optimisation_epochs"}
 
 
 def _named_in(method: str | dict[str, Any]) -> str:
@@ -29,9 +33,10 @@ class Config(FitParameters):
     """prompts: a task (its training rows), or a file with a column prompt or text; for methods that learn from judgements (dpo,
     ipo, kto, orpo) a file of preferences"""
     method: str | dict[str, Any] = "ppo"
-    """ppo, rloo, grpo; dpo, ipo, kto, orpo; with its own parameters (--method.clip 0.1)"""
+    """ppo, rloo, grpo, expert-iteration, best-of-n; dpo, ipo, kto, orpo; with its own parameters (--method.clip 0.1)"""
     scorer: str | dict[str, Any] | None = None
-    """who judges answers: FILE.py:FUNCTION, or lexicon; needed where answers are sampled and judged"""
+    """who judges answers: FILE.py:FUNCTION, lexicon, reward-model:path=DIR, metric:metric=NAME, url or mix; needed where answers
+    are sampled"""
     map: dict[str, str] = {}
     """columns of a file of preferences by the names of its convention (--map.prompt question)"""
     test_share: float = Field(0.1, ge=0, lt=1)
@@ -49,7 +54,8 @@ class Config(FitParameters):
     rollouts: int = Field(32, ge=1)
     """answers a round"""
     samples: int | None = Field(None, ge=1)
-    """answers to each prompt of a round; absent = the method's own: 1 for ppo, 4 for rloo, 8 for grpo"""
+    """answers to each prompt of a round; absent = the method's own: 1 for ppo, 4 for rloo, 8 for grpo and
+    expert-iteration, 16 for best-of-n"""
     max_new_tokens: int = Field(32, ge=1)
     """longest answer in tokens"""
     prompt_tokens: int | None = Field(None, ge=1)
@@ -93,6 +99,8 @@ class Config(FitParameters):
     """go on from the newest checkpoint in run_dir, bit for bit; --resume false is --overwrite"""
     max_memory_gb: float | None = Field(None, gt=0, allow_inf_nan=False)
     """most memory to use, 10^9 bytes; absent = all that is available. A training that needs more is not started"""
+    allow_attackable: bool = False
+    """go on with a scorer that prefers an attack (nothing, repetition, random characters, ...) to real answers"""
     skip_bad_rows: bool = False
     """go on with the good rows of a file and list the bad ones"""
 
@@ -117,6 +125,10 @@ class Config(FitParameters):
             return self
         if self.scorer is None:
             raise ValueError(f"{_named_in(self.method)} needs somebody who judges answers: --scorer FILE.py:FUNCTION")
+        unused = {"answers": _OF_REWARDS, "nothing": _OF_REWARDS | _OF_TRAINING | _OF_ROUNDS}.get(learns, frozenset())
+        if given := unused & self.model_fields_set:
+            why = "trains nothing" if learns == "nothing" else "learns the best answers, whatever else they cost"
+            raise ValueError(f"{', '.join(sorted(given))}: {_named_in(self.method)} {why}")
         if given := _OF_JUDGEMENTS & self.model_fields_set:
             raise ValueError(f"{', '.join(sorted(given))}: {_named_in(self.method)} learns from scores and reads no judgements")
         if unknown := set(self.stop_on) - set(RULES):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +14,15 @@ import torch
 
 from tunesmith.core.errors import UserError
 from tunesmith.core.files import canonical, text_hash, write_json
+from tunesmith.core.memory import peak_gb
+from tunesmith.core.progress import say
 from tunesmith.core.records import Encoded
 from tunesmith.core.registry import ALIGNERS, PEFT
 from tunesmith.core.seeds import derive
 from tunesmith.data.collate import Batch
 from tunesmith.data.preferences import read_preferences
 from tunesmith.models.load import LM
-from tunesmith.recipes._adapt import attach
+from tunesmith.recipes._adapt import attach, train
 from tunesmith.recipes._align.config import Config
 from tunesmith.recipes._align.judged import (
     REFERENCE,
@@ -33,8 +36,12 @@ from tunesmith.recipes._align.judged import (
     text_targets,
     with_beside,
 )  # fmt: skip
+from tunesmith.recipes._align.measured import before_and_after, divergence, fallen
 from tunesmith.recipes._align.others import WithOthers, others_of
+from tunesmith.recipes._align.record import run_of
+from tunesmith.recipes._artefact import save_artefact
 from tunesmith.recipes._judgements import check, verdicts
+from tunesmith.recipes._memory import require_memory
 from tunesmith.recipes._models import load, quiet_libraries, use_threads
 from tunesmith.train.engines.local import LossOf
 from tunesmith.train.training import Training
@@ -244,3 +251,32 @@ def keep_reference(it: ReadyOffline, folder: Path) -> None:
     """Write what the reference said into the run's folder, so that a resumed run need not ask again."""
     if it.reference and not (folder / _KEPT).is_file():
         write_json(folder / _KEPT, it.reference)
+
+
+def learn(config: Config, folder: Path) -> dict[str, Any]:
+    """Train the policy on judgements that are there, save its adapter, and report what held-out judgements say of it.
+
+    Returns:
+        status, run_dir, artefact, seconds, wall_seconds, peak_memory_gb, prompts, judgements, before, after, kl,
+        trained_parameters, steps, tokens, tokens_per_second, final_loss, warnings.
+    """
+    start = time.monotonic()
+    it = ready(config, folder)
+    require_memory(it.training, False, config.max_memory_gb, it.lm.model)
+    record = run_of(config, folder, it.lm, it.fingerprint)
+    keep_reference(it, folder)
+    judgements = sum(row.counted for row in it.rows)
+    say(f"{judgements:,} judgements of {len(it.rows):,} prompts; {len(it.held_out):,} more prompts to measure on")
+    fitted = (adapted := train(it.lm, it.training, record)).fitted
+    artefact = save_artefact(folder, it.lm, it.method, [row.ids[:64] for row in it.rows[:3]], "Alignment")
+    reference = lambda: it.method[0].disabled(it.lm.model)  # noqa: E731
+    before, after = before_and_after(it.lm, it.asked, it.held_out, reference, it.pairs)
+    return {
+        "status": "done", "run_dir": str(folder), "artefact": str(artefact), "seconds": fitted.seconds,
+        "wall_seconds": time.monotonic() - start, "peak_memory_gb": peak_gb(), "prompts": len(it.rows),
+        "judgements": judgements, "before": before and before.as_dict(), "after": after and after.as_dict(),
+        "kl": divergence(it.lm, it.asked, reference, config.max_new_tokens, config.seed),
+        "trained_parameters": adapted.trained_parameters, "steps": fitted.steps, "tokens": fitted.tokens,
+        "tokens_per_second": fitted.tokens / max(fitted.seconds, 1e-9), "final_loss": fitted.losses[-1],
+        "warnings": it.warnings + (fallen(before, after) if before and after else []),
+    }  # fmt: skip

@@ -12,11 +12,12 @@ import torch
 from tunesmith.core.encode import token_ids, with_bos
 from tunesmith.core.errors import UserError
 from tunesmith.core.files import canonical, text_hash
-from tunesmith.core.registry import ALIGNERS, PEFT, SCORERS
+from tunesmith.core.records import Example
+from tunesmith.core.registry import ALIGNERS, PEFT
 from tunesmith.data import formats
 from tunesmith.data.collate import Batch
 from tunesmith.data.prompts import Prompts
-from tunesmith.data.task import load_task
+from tunesmith.data.task import Task, load_task
 from tunesmith.models.decoder import hidden_states
 from tunesmith.models.generate import Sampling
 from tunesmith.models.lm_loss import loss_of_hidden
@@ -26,13 +27,16 @@ from tunesmith.models.value_head import ValueHead
 from tunesmith.objectives import clipped_value
 from tunesmith.recipes._adapt import attach
 from tunesmith.recipes._align.config import Config
+from tunesmith.recipes._align.kept import Kept
 from tunesmith.recipes._align.watch import Watch
 from tunesmith.recipes._models import load, quiet_libraries, use_threads
+from tunesmith.recipes._reward.attacks import require_sound
+from tunesmith.recipes._reward.files import trunk_of
+from tunesmith.recipes._reward.scoring import open_scorer
 from tunesmith.recipes._rows import is_task
 from tunesmith.rl.kl import Controller
 from tunesmith.train.engines.local import LossOf
 from tunesmith.train.rollouts import ADVANTAGE, LENGTH, RETURN, VALUE, Judges, Prompt, Rollouts, Sampler, Texts
-from tunesmith.train.scoring import Scorer
 from tunesmith.train.training import Training
 
 _LONGEST_TEXT = 128
@@ -43,7 +47,7 @@ class Ready:
     """An alignment about to begin.
 
     Attributes:
-        method: peft entry and its parameters. fingerprint: hash of the prompts.
+        method: peft entry and its parameters. fingerprint: hash of the prompts. attacked: how the scorer stood attacks.
     """
 
     lm: LM
@@ -53,6 +57,7 @@ class Ready:
     watch: Watch
     fingerprint: str
     warnings: list[str]
+    attacked: dict[str, Any]
 
 
 def ready(config: Config, folder: Path) -> Ready:
@@ -77,24 +82,30 @@ def ready(config: Config, folder: Path) -> Ready:
         raise UserError("one rollout a round says nothing about what is better", "Use --rollouts of two or more.")
     if entry.SAVES != "adapter":
         raise UserError("align trains an adapter, for the reference is the model with the adapter off", "Use --peft lora.")
-    judges = Judges(
-        open_scorer(config.scorer), open_scorer(config.held_out) if config.held_out else None, config.scorer_timeout,
-        config.no_end, config.end_at, config.end_after,
-    )  # fmt: skip
     lm = load(config.model, dtype=config.dtype)
+    scorer = open_scorer(config.scorer, trunk_of((entry, peft), lm))
     prompts, warnings = read_prompts(config, lm)
     texts = read_texts(config, lm, warnings) if config.ptx else None
+    sampling = Sampling(config.max_new_tokens, ignore_end=config.fixed_length)
+    attacked = require_sound(scorer, lm, prompts, sampling, config.seed, config.allow_attackable)
+    judges = Judges(
+        scorer, open_scorer(config.held_out, trunk_of((entry, peft), lm)) if config.held_out else None, config.scorer_timeout,
+        config.no_end, config.end_at, config.end_after,
+    )  # fmt: skip
     heads = ()
     if aligner.HAS_VALUES:
         lm.model.value_head = ValueHead(lm.model.get_input_embeddings().weight.shape[1], lm.device)
         heads = ("value_head",)
     sampler = Sampler(
         lm, prompts, judges, lambda it: aligner.credit(it, parameters), lambda: entry.disabled(lm.model),
-        Sampling(config.max_new_tokens, ignore_end=config.fixed_length), config.rollouts // samples, samples,
-        config.optimisation_epochs, lm.model.value_head if heads else None, texts, entry.IDENTITY_AT_START,
+        sampling, config.rollouts // samples, samples, config.optimisation_epochs,
+        lm.model.value_head if heads else None, texts, entry.IDENTITY_AT_START,
     )  # fmt: skip
-    watch = Watch(folder / "rollouts", config.stop_on, config.max_kl)
-    rollouts = Rollouts(sampler, Controller(config.beta, config.kl_target), folder / "rollouts", config.seed, watch)
+    how_far, watch = Controller(config.beta, config.kl_target), Watch(folder / "rollouts", config.stop_on, config.max_kl)
+    if aligner.LEARNS_FROM == "answers":
+        rollouts: Rollouts = Kept(sampler, how_far, folder / "rollouts", config.seed, watch, parameters.keep)
+    else:
+        rollouts = Rollouts(sampler, how_far, folder / "rollouts", config.seed, watch)
     batch = min(config.batch_size, len(rollouts)) if "batch_size" in config.model_fields_set else len(rollouts)
     per_round = -(-len(rollouts) // batch) * config.optimisation_epochs
     how = config.model_copy(update={
@@ -102,20 +113,8 @@ def ready(config: Config, folder: Path) -> Ready:
         "learning_rate": config.learning_rate or 1e-4,
     })  # fmt: skip
     training = attach(lm, (entry, peft), rollouts, how, config.seed, _loss(lm, aligner, parameters, config), heads=heads)
-    return Ready(lm, (entry, peft), training, rollouts, watch, text_hash(canonical([list(p.ids) for p in prompts])), warnings)
-
-
-def open_scorer(spec: str | dict[str, Any]) -> Scorer:
-    """Open who judges: "FILE.py:FUNCTION", a scorer's name, or its name with parameters.
-
-    Raises:
-        UserError: there is no such scorer.
-    """
-    if isinstance(spec, str) and ".py" in spec:
-        spec = {"name": "function", "path": spec}
-    entry, parameters = SCORERS.parameters(spec)
-    opened: Scorer = entry.open(parameters)
-    return opened
+    learned = [list(p.ids) for p in prompts] + [list(ids) for ids in (texts.ids if texts else [])]
+    return Ready(lm, (entry, peft), training, rollouts, watch, text_hash(canonical(learned)), warnings, attacked)
 
 
 def read_prompts(config: Config, lm: LM) -> tuple[list[Prompt], list[str]]:
@@ -125,27 +124,29 @@ def read_prompts(config: Config, lm: LM) -> tuple[list[Prompt], list[str]]:
         UserError: no such file or task, no prompts, or one that leaves no room for an answer.
     """
     warnings: list[str] = []
-    texts: list[tuple[str, str]] = []
+    texts: list[tuple[str, str, tuple[str, ...]]] = []
     if is_task(config.data):
         task = load_task(config.data, skip_bad_rows=config.skip_bad_rows)
         field = task.template.fields[0]
         asked = Prompts(task, lm.tokenizer)
         for example in task.splits.train[: config.train_rows]:
-            texts.append((example.where, str(example.fields[field]) if config.prompt_tokens else asked.prompt(example)[0]))
+            said = str(example.fields[field]) if config.prompt_tokens else asked.prompt(example)[0]
+            texts.append((example.where, said, () if config.prompt_tokens else _right(task, example)))
     else:
         sniffed = formats.sniff(Path(config.data))
         for example in formats.good_rows(sniffed, [], skip_bad_rows=config.skip_bad_rows):
             said = next((example.fields[key] for key in ("prompt", "text") if isinstance(example.fields.get(key), str)), None)
             if said is None:
                 raise UserError(f"{example.where}: the row has no prompt", "Give a column prompt or text.")
-            texts.append((example.where, said))
+            right = example.fields.get("completion")
+            texts.append((example.where, said, (right,) if isinstance(right, str) else ()))
     found: dict[tuple[int, ...], Prompt] = {}
-    for where, text in texts[: config.train_rows]:
+    for where, text, golds in texts[: config.train_rows]:
         ids = with_bos(lm.tokenizer, token_ids(lm.tokenizer, text))[: config.prompt_tokens]
         if not ids or len(ids) + config.max_new_tokens > lm.context_length:
             raise UserError(f"{where}: the prompt has {len(ids):,} tokens; with the answer at most {lm.context_length:,} fit")
         shown = lm.tokenizer.decode(list(ids), skip_special_tokens=True) if config.prompt_tokens else text
-        found.setdefault(ids, Prompt(ids, shown, where))
+        found.setdefault(ids, Prompt(ids, shown, where, golds))
     if not found:
         raise UserError(f"{config.data} has no prompts", "Give it at least one.")
     if len(found) < len(texts[: config.train_rows]):
@@ -172,6 +173,14 @@ def read_texts(config: Config, lm: LM, warnings: list[str]) -> Texts:
     if cut:
         warnings.append(f"of {cut:,} texts of --ptx the first {_LONGEST_TEXT} tokens are learned from")
     return Texts(ids, config.ptx_weight, config.rollouts)
+
+
+def _right(task: Task, example: Example) -> tuple[str, ...]:
+    """Return the right answers to a row, as they are to be said; none where it has none."""
+    try:
+        return (task.answer(example),) if task.verbalizer else task.golds(example)
+    except UserError:
+        return ()
 
 
 def _loss(lm: LM, aligner: ModuleType, parameters: Any, config: Config) -> LossOf:
