@@ -1,4 +1,4 @@
-"""Align a policy with a scorer of its own answers: sample, score, set beside the reference, credit, update (PPO, RLOO, GRPO)."""
+"""Align a policy with scores of its own answers (PPO, RLOO, GRPO, best of n), or with judgements (DPO, IPO, KTO, ORPO)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ POSITIONAL = "data"
 EXAMPLES = (
     "tunesmith align movies --scorer lexicon --prompt_tokens 8 --allow_attackable true",
     "tunesmith align prompts.jsonl --method rloo --scorer scorer.py:score",
+    "tunesmith align pairs.jsonl --method dpo --method.sft_weight 0.1",
+    "tunesmith align movies --method best-of-n --scorer lexicon --prompt_tokens 8",
 )
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train the policy, save its adapter, and report how score and divergence went.
+    """Train the policy, save its adapter, and report how score and divergence went; else what `_align` says.
 
     Returns:
         status, run_dir, artefact, seconds, wall_seconds, peak_memory_gb, rollouts, rollouts_per_second, kl, score_before,
@@ -37,6 +39,12 @@ def run(config: Config) -> dict[str, Any]:
     from tunesmith.recipes._artefact import save_artefact
     from tunesmith.recipes._memory import require_memory
 
+    learns_from = ALIGNERS.parameters(config.method)[0].LEARNS_FROM
+    if learns_from in ("pairs", "texts", "nothing"):
+        from tunesmith.recipes._align.best import choose
+        from tunesmith.recipes._align.offline import learn
+
+        return (choose if learns_from == "nothing" else learn)(config, folder_of(config))
     start, folder = time.monotonic(), folder_of(config)
     it = ready(config, folder)
     require_memory(it.training, False, config.max_memory_gb, it.lm.model)
@@ -73,6 +81,10 @@ def folder_of(config: Config) -> Path:
 
 def render(report: dict[str, Any]) -> str:
     """Return what a person wants to know after an alignment."""
+    if "judgements" in report or "curve" in report:
+        from tunesmith.recipes._align.rendered import best, learned
+
+        return best(report) if "curve" in report else learned(report)
     return (
         f"score {report['score_before']:.3f} -> {report['score']:.3f} at {report['kl']:.2f} nats an answer from the reference; "
         f"{report['rollouts']:,} rollouts at {report['rollouts_per_second']:.1f} a second, "

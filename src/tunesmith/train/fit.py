@@ -242,7 +242,7 @@ def _step(loss_of: LossOf, state: _State, plan: _Plan) -> dict[str, float]:
     # Dropout draws from here, so a step's randomness is its own and not the history's.
     torch.manual_seed(derive(plan.seed, "step", position.step, *([engine.rank] if engine.rank else [])))
     counted = sum(e.counted for e in examples)
-    loss, counts = 0.0, {"correct": 0.0}
+    loss, counts = 0.0, dict[str, float]()
     for batches in engine.passes(examples, plan.how.tokens_per_micro_batch):
         mine = batches[engine.rank]
         # A worker with nothing left goes through another's rows for nothing: its part of the weights is needed.
@@ -256,7 +256,7 @@ def _step(loss_of: LossOf, state: _State, plan: _Plan) -> dict[str, float]:
         (nll / counted if mine else nll * 0).backward()
         updater.gather()
         loss += value / counted
-        for key, value in ({"correct": 0.0} | stats).items():
+        for key, value in stats.items():
             counts[key] = counts.get(key, 0.0) + sum(engine.gather(value if mine else 0.0)) / counted
     rate = plan.learning_rate(position.step)
     norm = updater.step(rate)
@@ -270,9 +270,14 @@ def _step(loss_of: LossOf, state: _State, plan: _Plan) -> dict[str, float]:
     position.seconds += seconds
     return {
         "step": position.step, "epoch": plan.epoch(position.step), "loss": loss, "grad_norm": norm, "learning_rate": rate,
-        "mean_token_accuracy": counts.pop("correct"), "num_tokens": position.tokens, "tokens_per_second": tokens / seconds,
-        "step_time": seconds, "peak_memory_gb": peak_gb(), **counts, **plan.measured(position.step - 1),
+        **_renamed(counts), "num_tokens": position.tokens, "tokens_per_second": tokens / seconds,
+        "step_time": seconds, "peak_memory_gb": peak_gb(), **plan.measured(position.step - 1),
     }  # fmt: skip
+
+
+def _renamed(counts: dict[str, float]) -> dict[str, float]:
+    """Call the share of right predictions as Hugging Face does."""
+    return {"mean_token_accuracy" if key == "correct" else key: value for key, value in counts.items()}
 
 
 def _not_finite(what: str, value: float, step: int, ids: Sequence[str]) -> WorkFailed:

@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from tunesmith.core.registry import ALIGNERS
 from tunesmith.train.parameters import FitParameters
+
+# What means something only where answers are sampled and scored, and only where judgements are read.
+_OF_SCORES = frozenset({
+    "scorer", "steps", "rollouts", "samples", "prompt_tokens", "beta", "kl_target", "optimisation_epochs", "no_end",
+    "evaluations", "allow_attackable",
+})  # fmt: skip
+_OF_JUDGEMENTS = frozenset({"map", "test_share", "max_length", "over_long"})
+_OF_REWARDS = frozenset({"beta", "kl_target"})
+_OF_TRAINING = frozenset(FitParameters.model_fields) | {"peft", "steps", "rollouts", "optimisation_epochs"}
+
+
+def _named_in(method: str | dict[str, Any]) -> str:
+    return (method if isinstance(method, str) else str(method.get("name"))).partition(":")[0]
 
 
 class Config(FitParameters):
     """Settings of `tunesmith align`, beside those of training itself."""
 
     data: str
-    """prompts: a task (its training rows), or a file with a column prompt or text"""
+    """prompts: a task (its training rows), or a file with a column prompt or text; for methods that learn from judgements (dpo,
+    ipo, kto, orpo) a file of preferences"""
     method: str | dict[str, Any] = "ppo"
-    """ppo, rloo or grpo, with its own parameters (--method.clip 0.1)"""
-    scorer: str | dict[str, Any]
-    """who judges answers: FILE.py:FUNCTION, lexicon, reward-model:path=DIR, metric:metric=NAME, url or mix"""
+    """ppo, rloo, grpo, expert-iteration, best-of-n; dpo, ipo, kto, orpo; with its own parameters (--method.clip 0.1)"""
+    scorer: str | dict[str, Any] | None = None
+    """who judges answers: FILE.py:FUNCTION, lexicon, reward-model:path=DIR, metric:metric=NAME, url or mix; needed where answers
+    are sampled"""
+    map: dict[str, str] = {}
+    """columns of a file of preferences by the names of its convention (--map.prompt question)"""
+    test_share: float = Field(0.1, ge=0, lt=1)
+    """of a file of preferences, the share of prompts that is held out to measure on"""
+    max_length: int = Field(1024, ge=2)
+    """longest prompt with a completion of a file of preferences, in tokens; longer ones are never cut"""
+    over_long: Literal["stop", "drop"] = "stop"
+    """what to do with longer ones"""
     model: str = "smollm2"
     """the policy to begin with, which is also the reference: embedded name, local directory or hub id"""
     peft: str | dict[str, Any] = "lora"
@@ -27,7 +51,8 @@ class Config(FitParameters):
     rollouts: int = Field(32, ge=1)
     """answers a round"""
     samples: int | None = Field(None, ge=1)
-    """answers to each prompt of a round; absent = the method's own: 1 for ppo, 4 for rloo, 8 for grpo"""
+    """answers to each prompt of a round; absent = the method's own: 1 for ppo, 4 for rloo, 8 for grpo and
+    expert-iteration, 16 for best-of-n"""
     max_new_tokens: int = Field(32, ge=1)
     """longest answer in tokens"""
     prompt_tokens: int | None = Field(None, ge=1)
@@ -70,6 +95,21 @@ class Config(FitParameters):
 
     @model_validator(mode="after")
     def _rounds(self) -> Self:
+        learns = ALIGNERS.parameters(self.method)[0].LEARNS_FROM
+        if learns in ("pairs", "texts"):
+            if given := _OF_SCORES & self.model_fields_set:
+                raise ValueError(
+                    f"{', '.join(sorted(given))}: {_named_in(self.method)} learns from judgements and samples nothing"
+                )
+            return self
+        if self.scorer is None:
+            raise ValueError(f"{_named_in(self.method)} needs somebody who judges answers: --scorer FILE.py:FUNCTION")
+        unused = {"answers": _OF_REWARDS, "nothing": _OF_REWARDS | _OF_TRAINING}.get(learns, frozenset())
+        if given := unused & self.model_fields_set:
+            why = "trains nothing" if learns == "nothing" else "learns the best answers, whatever else they cost"
+            raise ValueError(f"{', '.join(sorted(given))}: {_named_in(self.method)} {why}")
+        if given := _OF_JUDGEMENTS & self.model_fields_set:
+            raise ValueError(f"{', '.join(sorted(given))}: {_named_in(self.method)} learns from scores and reads no judgements")
         given = {"epochs", "max_steps", "gradient_accumulation_steps", "evaluations"} & self.model_fields_set
         if given:
             raise ValueError(f"{', '.join(sorted(given))}: align counts rounds; say --steps, --rollouts, --optimisation_epochs")

@@ -22,10 +22,12 @@ from tunesmith.models.decoder import hidden_states
 from tunesmith.models.generate import Sampling
 from tunesmith.models.lm_loss import loss_of_hidden
 from tunesmith.models.load import LM
+from tunesmith.models.operations import LogProbs
 from tunesmith.models.value_head import ValueHead
 from tunesmith.objectives import clipped_value
 from tunesmith.recipes._adapt import attach
 from tunesmith.recipes._align.config import Config
+from tunesmith.recipes._align.kept import Kept
 from tunesmith.recipes._models import load, quiet_libraries, use_threads
 from tunesmith.recipes._reward.attacks import require_sound
 from tunesmith.recipes._reward.files import trunk_of
@@ -88,9 +90,13 @@ def ready(config: Config, folder: Path) -> Ready:
         sampling, config.rollouts // samples, samples, config.optimisation_epochs,
         lm.model.value_head if heads else None, config.no_end,
     )  # fmt: skip
-    rollouts = Rollouts(sampler, Controller(config.beta, config.kl_target), folder / "rollouts", config.seed)
-    batch = min(config.batch_size, config.rollouts) if "batch_size" in config.model_fields_set else config.rollouts
-    per_round = -(-config.rollouts // batch) * config.optimisation_epochs
+    how_far = Controller(config.beta, config.kl_target)
+    if aligner.LEARNS_FROM == "answers":
+        rollouts: Rollouts = Kept(sampler, how_far, folder / "rollouts", config.seed, parameters.keep)
+    else:
+        rollouts = Rollouts(sampler, how_far, folder / "rollouts", config.seed)
+    batch = min(config.batch_size, len(rollouts)) if "batch_size" in config.model_fields_set else len(rollouts)
+    per_round = -(-len(rollouts) // batch) * config.optimisation_epochs
     how = config.model_copy(update={
         "batch_size": batch, "max_steps": config.steps * per_round, "evaluations": 0,
         "learning_rate": config.learning_rate or 1e-4,
@@ -157,7 +163,7 @@ def _loss(lm: LM, aligner: ModuleType, parameters: Any, config: Config) -> LossO
         wanted = torch.cat([ids[:, 1:][mask[:, 1:]][:, None].double(), beside.double()], 1)
 
         def of_logits(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
-            logprobs = -torch.nn.functional.cross_entropy(logits.float(), wanted[:, 0].long(), reduction="none")
+            logprobs = LogProbs.apply(logits, wanted[:, 0].long())
             return aligner.policy_loss(logprobs, wanted[:, 1:].float(), parameters)
 
         loss, stats = loss_of_hidden(lm.model, hidden, wanted, of_logits)

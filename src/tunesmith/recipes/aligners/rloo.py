@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from tunesmith.train.rollouts import Round
 
+LEARNS_FROM = "scores"
 HAS_VALUES = False
 SAMPLES = 4
 
