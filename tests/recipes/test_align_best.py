@@ -159,5 +159,5 @@ def test_settings_without_a_meaning_are_refused(changes: dict[str, Any], message
 def test_a_score_that_is_no_number_names_its_answer() -> None:
     from tunesmith.core.errors import WorkFailed
 
-    with pytest.raises(WorkFailed, match=r"the scorer gave inf to the answer .* to prompts.jsonl:1"):
+    with pytest.raises(WorkFailed, match=r"the scorer gave inf to the answer"):
         align.run(Config(**{**CHOOSE, "scorer": "scorer.py:bad"}, run_dir="run"))

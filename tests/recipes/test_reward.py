@@ -317,8 +317,17 @@ def test_conversations_are_scored_behind_their_last_answer() -> None:
     ids = it.ids((Message("user", "hello"),), "there")
     assert ids[-1] == it.lm.tokenizer.eos_token_id
     assert "there" in it.lm.tokenizer.decode(list(ids))
-    it.chat = True
+    it.prompts = "chat"
     assert it.ids("hello", "there") == ids
+
+
+@pytest.mark.parametrize("name", ["toy-llama", "toy-bert"])
+def test_who_learned_texts_without_a_prompt_reads_prompt_and_answer_as_one(name: str) -> None:
+    it = fresh(name, "fp32", 0)
+    it.prompts = "none"
+    assert it.ids("the film", " was fine") == it.ids("", "the film was fine")
+    it.prompts = "text"
+    assert (it.ids("the film", " was fine") == it.ids("", "the film was fine")) == (name == "toy-llama")
 
 
 def test_the_rewards_of_a_policys_answers_have_mean_zero_and_deviation_one() -> None:

@@ -63,7 +63,7 @@ def train_one(config: Config, rows: Judgements, folder: Path, seed: int) -> Trai
     it = fresh(config.model, config.dtype, seed)
     objective = losses.objective_of(config, rows.train)
     learned = _usable(rows.train, objective, config)
-    it.chat = any(not isinstance(p.prompt, str) for p in learned)
+    it.prompts = _kind_of_prompts(learned)
     fitted = losses.Fitted(objective, config.ties, learned)
     encoded, kept, warnings = _within(config, losses.encode(it, learned, objective), learned)
     samples = policy_answers(config, it, rows) if config.normalise == "samples" else []
@@ -101,6 +101,12 @@ def scored(it: RewardModel, preferences: Sequence[Preference], title: str = "") 
     """Return the rewards of every completion of judgements."""
     flat = iter(it.score([(p.prompt, text) for p in preferences for text in p.completions], title))
     return [[next(flat) for _ in p.completions] for p in preferences]
+
+
+def _kind_of_prompts(train: Sequence[Preference]) -> str:
+    if any(not isinstance(p.prompt, str) for p in train):
+        return "chat"
+    return "text" if any(p.prompt for p in train) else "none"
 
 
 def _usable(train: Sequence[Preference], objective: str, config: Config) -> list[Preference]:
