@@ -37,7 +37,7 @@ REQUIRED = {
     "recipes/routes": (),
     "recipes/baselines": (),
     "recipes/tunings": ("Parameters", "DEFAULTS", "LEARNING_RATES", "supervise"),
-    "recipes/aligners": ("Parameters", "HAS_VALUES", "SAMPLES", "credit", "policy_loss"),
+    "recipes/aligners": ("Parameters", "LEARNS_FROM"),
     "recipes/scorers": ("Parameters", "open"),
     "recipes/plans": ("Config", "run"),
     "recipes": ("Config", "run"),
@@ -75,6 +75,25 @@ def agrees(got: Any, expected: Any, tolerance: float) -> bool:
 def test_an_entry_has_what_its_room_relies_on(room: registry.Registry, name: str) -> None:
     entry = room.get(name)
     assert [attribute for attribute in REQUIRED[room.room] if not hasattr(entry, attribute)] == []
+
+
+# What is asked of an aligner besides, by what it learns from.
+OF_ALIGNERS = {
+    "scores": ("HAS_VALUES", "SAMPLES", "credit", "policy_loss"),
+    "pairs": ("HAS_REFERENCE", "loss"),
+    "texts": ("HAS_REFERENCE", "loss"),
+    "answers": ("HAS_VALUES", "SAMPLES", "credit", "policy_loss"),
+    "nothing": ("SAMPLES",),
+}
+
+
+@entries(room="recipes/aligners")
+def test_an_aligner_has_what_its_kind_relies_on(room: registry.Registry, name: str) -> None:
+    entry = room.get(name)
+    assert [attribute for attribute in OF_ALIGNERS[entry.LEARNS_FROM] if not hasattr(entry, attribute)] == []
+    every = {attribute for others in OF_ALIGNERS.values() for attribute in others}
+    assert [attribute for attribute in every - {*OF_ALIGNERS[entry.LEARNS_FROM]} if hasattr(entry, attribute)] == []
+    assert entry.Parameters() == room.parameters(name)[1]
 
 
 @entries()

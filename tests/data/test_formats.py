@@ -127,10 +127,10 @@ def test_an_implicit_prompt_is_the_common_beginning_and_is_announced(tmp_path: P
 
 
 def test_ultrafeedback_repeats_its_prompt_inside_the_answers(tmp_path: Path) -> None:
-    row = {"prompt": "2+2?", "chosen": [USER, ANSWER], "rejected": [USER, WORSE], "score_chosen": 9.0}
+    row = {"prompt": "2+2?", "chosen": [USER, ANSWER], "rejected": [USER, WORSE], "score_chosen": 9.0, "score_rejected": 2}
     examples, _, sniffed = read(write(tmp_path / "p.jsonl", [row]))
-    assert dict(examples[0].fields) == {"prompt": [USER], "chosen": [ANSWER], "rejected": [WORSE]}
-    assert sniffed.warnings == ("columns not used: score_chosen",)
+    assert dict(examples[0].fields) == {"prompt": [USER], "chosen": [ANSWER], "rejected": [WORSE], "ratings": [9.0, 2.0]}
+    assert sniffed.warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_ultrafeedback_repeats_its_prompt_inside_the_answers(tmp_path: Path) -> 
         ({"input": "q", "target": "a"}, "prompt_completion"),
         ({"instruction": "i", "context": "", "response": "r", "category": "qa"}, "alpaca"),
         ({"context": "c", "question": "q", "answer": "a"}, "columns"),
-        ({"prompt": "p", "completion": "c", "label": True}, "columns"),
+        ({"prompt": "p", "completion": "c", "label": True}, "unpaired"),
         ({"tokens": ["a"], "labels": [1]}, "columns"),
         ({"premise": "p", "hypothesis": "h", "label": 1}, "columns"),
         ({"text": "t", "summary": "s"}, "columns"),

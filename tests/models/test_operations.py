@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tunesmith.models import operations
-from tunesmith.models.operations import CausalAttention, RMSNorm, Rotate, SpreadRows, SwiGLU, TakeRows
+from tunesmith.models.operations import CausalAttention, LogProbs, RMSNorm, Rotate, SpreadRows, SwiGLU, TakeRows
 
 Tensor = torch.Tensor
 
@@ -104,3 +104,16 @@ def test_reduced_precision_is_as_close_as_the_plain_composition() -> None:
     low = [t.bfloat16() for t in (q, k, v)]
     ours, plain = CausalAttention.apply(*low), plain_attention(*low)
     assert 0 < (ours - exact).norm() < 1.1 * (plain - exact).norm()
+
+
+def test_log_probabilities_and_their_gradient_are_those_of_the_plain_composition() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(5, 11, dtype=torch.float64, requires_grad=True)
+    ids, weights = torch.tensor([0, 10, 3, 3, 7]), torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0], dtype=torch.float64)
+    plain = logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0]
+    (expected,) = torch.autograd.grad((plain * weights).sum(), logits)
+    own = LogProbs.apply(logits, ids)
+    (found,) = torch.autograd.grad((own * weights).sum(), logits)
+    assert torch.allclose(own, plain, atol=1e-12)
+    assert torch.allclose(found, expected, atol=1e-12)
+    assert not torch.allclose(found, expected[[1, 0, 2, 3, 4]], atol=1e-3)

@@ -15,7 +15,8 @@ from tunesmith.data.collate import collate
 from tunesmith.models.load import load
 from tunesmith.models.score import Request, score_requests
 from tunesmith.models.value_head import ValueHead
-from tunesmith.recipes import _aligning, align
+from tunesmith.recipes import align
+from tunesmith.recipes._align import ready as aligning
 from tunesmith.recipes._models import load as load_with_adapter
 from tunesmith.recipes.align import Config
 from tunesmith.train import fit as fit_module
@@ -23,7 +24,7 @@ from tunesmith.train.rollouts import ADVANTAGE, LENGTH, OLD, REFERENCE
 
 SMALL: dict[str, Any] = {
     "data": "prompts.jsonl", "scorer": "scorer.py:score", "model": "toy-llama", "rollouts": 8, "max_new_tokens": 6,
-    "steps": 3, "dtype": "fp32", "threads": 1, "save_steps": 1, "learning_rate": 0.01,
+    "steps": 3, "allow_attackable": True, "dtype": "fp32", "threads": 1, "save_steps": 1, "learning_rate": 0.01,
 }  # fmt: skip
 # The toy's frozen output layer can hardly tell tokens apart, so all weights are trained.
 EASY: dict[str, Any] = {
@@ -92,7 +93,8 @@ def test_numbers_kept_from_sampling_are_those_of_a_second_reading() -> None:
         numbers = torch.tensor(row["beside"])
         assert numbers[:, OLD].tolist() == pytest.approx(scored.token_logprobs[0], abs=1e-5)
         assert numbers[:, REFERENCE].tolist() == pytest.approx(scored.token_logprobs[0], abs=1e-5)
-        assert numbers[:, LENGTH].tolist() == [len(answer)] * len(answer)
+        mean = sum(sum(one["loss_mask"]) for one in kept["rows"]) / len(kept["rows"])
+        assert numbers[:, LENGTH].tolist() == pytest.approx([len(answer) / mean] * len(answer))
         assert row["score"] == sum(c in "aeiou" for c in row["text"])
     advantages = torch.tensor([place[ADVANTAGE] for row in kept["rows"] for place in row["beside"]])
     assert float(advantages.mean()) == pytest.approx(0.0, abs=1e-6)
@@ -100,7 +102,7 @@ def test_numbers_kept_from_sampling_are_those_of_a_second_reading() -> None:
 
 
 def test_the_gradient_is_that_of_the_plain_formula() -> None:
-    it = _aligning.ready(config(method="rloo", samples=4), Path("run"))
+    it = aligning.ready(config(method="rloo", samples=4), Path("run"))
     rows = list(it.rollouts.in_epoch(0))
     it.lm.model.eval()
     loss, _ = it.training.loss_of(collate(rows))
@@ -144,8 +146,8 @@ def test_a_killed_run_goes_on_bit_for_bit(moment: str, monkeypatch: pytest.Monke
         pass
 
     calls = 0
-    name = "_step" if moment == "update" else "_scored"
-    where: Any = fit_module if moment == "update" else _aligning.Rollouts
+    name = "_step" if moment == "update" else "_answers"
+    where: Any = fit_module if moment == "update" else aligning.Rollouts
     real = getattr(where, name)
 
     def dying(*rest: Any) -> Any:
@@ -170,9 +172,9 @@ def test_a_killed_run_goes_on_bit_for_bit(moment: str, monkeypatch: pytest.Monke
 
 
 def test_a_score_that_is_no_number_stops_with_its_answer_named() -> None:
-    with pytest.raises(WorkFailed, match=r"the scorer gave nan to the answer .* to prompts.jsonl:\d"):
+    with pytest.raises(WorkFailed, match=r"the scorer gave nan to the answer .* to '"):
         align.run(config(run_dir="run", scorer="scorer.py:bad"))
-    with pytest.raises(WorkFailed, match="the scorer gave 1 scores for 8 answers"):
+    with pytest.raises(WorkFailed, match=r"the scorer gave 1 scores for \d+ answers"):
         align.run(config(run_dir="other", scorer="scorer.py:few"))
 
 

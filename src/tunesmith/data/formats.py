@@ -5,7 +5,7 @@ suffix. Conventions and their canonical fields:
 
     messages, sharegpt, alpaca   {"messages": [{"role", "content"}, ...]}; "weight": 0 is kept on a turn that must not count
     prompt_completion            {"prompt", "completion"}: both texts, or both lists of turns
-    preference                   {"prompt", "chosen", "rejected"}: all texts, or all lists of turns
+    preference, ranking, ...     judgements of completions; `data.preferences` reads them
     text_label                   {"text", "label"} and every other column; the label is text (see `label_text`)
     text                         {"text"}
     columns                      every column as it is
@@ -13,7 +13,7 @@ suffix. Conventions and their canonical fields:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,12 +49,15 @@ class Sniffed:
     warnings: tuple[str, ...] = ()
 
 
-def sniff(path: Path, mapping: Mapping[str, str] | None = None, convention: str | None = None) -> Sniffed:
+def sniff(
+    path: Path, mapping: Mapping[str, str] | None = None, convention: str | None = None, first: Collection[str] = ()
+) -> Sniffed:
     """Tell a file's container and, from its first 200 good rows, its convention.
 
     Args:
         mapping: canonical name -> column, for example {"text": "question"}; overrides what would be guessed.
         convention: the convention to use instead of guessing one.
+        first: conventions that are wanted, tried before the others: a file of chats may have judgements beside them.
 
     Raises:
         UserError: the file is missing, is no file of rows, has no good row, or lacks a named column.
@@ -72,7 +75,7 @@ def sniff(path: Path, mapping: Mapping[str, str] | None = None, convention: str 
     if not sample:
         raise UserError(f"{path} holds no row that can be used" + _shown(bad), "" if bad else "It should hold one row a line.")
     kinds = kinds_of(sample)
-    name, columns = detect(kinds, mapping or {}, convention)
+    name, columns = detect(kinds, mapping or {}, convention, first)
     return Sniffed(path, container, name, columns, tuple(_warnings(name, columns, kinds, container)))
 
 
@@ -159,6 +162,16 @@ def good_rows(sniffed: Sniffed, bad: list[BadRow], *, skip_bad_rows: bool = Fals
             yield row
         else:
             bad.append(row)
+    require_good(sniffed, good, bad, skip_bad_rows=skip_bad_rows)
+
+
+def require_good(sniffed: Sniffed, good: int, bad: Sequence[BadRow], *, skip_bad_rows: bool) -> None:
+    """Refuse a file with no good row, or with bad ones that are not to be passed over.
+
+    Raises:
+        UserError: so it is; it names the first three.
+    """
+    path = sniffed.path
     if not good:
         raise UserError(f"{path} holds no row that can be used as {sniffed.convention}" + _shown(bad), _name_columns(sniffed))
     if bad and not skip_bad_rows:

@@ -20,11 +20,11 @@ _DEVIATION = 0.02
 
 
 class Score(nn.Module):
-    """W_y, [L, D], drawn from N(0, 0.02): as `score` on a decoder it is where transformers' sequence classifiers have theirs."""
+    """W_y, [L, D], from N(0, deviation^2): as `score` on a decoder it is where transformers' sequence classifiers have it."""
 
-    def __init__(self, labels: int, like: torch.Tensor, dropout: float = 0.0) -> None:
+    def __init__(self, labels: int, like: torch.Tensor, dropout: float = 0.0, deviation: float = _DEVIATION) -> None:
         super().__init__()
-        weight = torch.empty(labels, like.shape[1]).normal_(std=_DEVIATION)
+        weight = torch.empty(labels, like.shape[1]).normal_(std=deviation)
         self.weight = nn.Parameter(weight.to(like.device, like.dtype))
         self.dropout = nn.Dropout(dropout)
 

@@ -38,6 +38,7 @@ class Sampling:
     Attributes:
         temperature: 0 = greedy. top_p: smallest set of tokens with this much probability (Holtzman et al. 2020).
         stop: strings that end an answer and are not part of it. constraint: what the whole answer must match.
+        ignore_end: go on behind a token that ends a text; the answer's text stops there.
     """
 
     max_new_tokens: int = 48
@@ -45,6 +46,7 @@ class Sampling:
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     constraint: Constraint | None = None
+    ignore_end: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
@@ -176,7 +178,7 @@ def _run(lm: LM, waiting: list[_Row], how: Sampling, progress: Progress, value_h
 
 def _note_end(lm: LM, row: _Row, how: Sampling) -> None:
     """Set a row's text and why it ended, if it has."""
-    if row.ids[-1] in lm.stop_ids:
+    if row.ids[-1] in lm.stop_ids and not how.ignore_end:
         row.stop_reason, row.text = "stop_token", _decode(lm.tokenizer, row.ids[:-1])
         return
     # A token stands for at least one byte, so these hold every stop string that the newest token can have completed.
@@ -187,7 +189,9 @@ def _note_end(lm: LM, row: _Row, how: Sampling) -> None:
             row.stop_reason, row.text = "stop_string", text[: min(found)]
             return
     if len(row.ids) >= how.max_new_tokens:
-        row.stop_reason, row.text = "length", _decode(lm.tokenizer, row.ids)
+        end = next((i for i, token in enumerate(row.ids) if token in lm.stop_ids), None)
+        row.stop_reason = "length" if end is None else "stop_token"
+        row.text = _decode(lm.tokenizer, row.ids[:end])
         return
 
 

@@ -177,3 +177,27 @@ class SpreadRows(Function):
         """Pick them again."""
         (index,) = ctx.saved_tensors
         return grads[0].index_select(0, index), None, None
+
+
+class LogProbs(Function):
+    """log softmax(logits) at one id a row; what is as large as the logits is kept once, and becomes their gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Pick log-probabilities [N], float32 or better, from logits [N, V] at ids [N]."""
+        # A copy even where the logits are wide enough already, for it is worked on in place.
+        weights = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
+        weights.sub_(weights.max(-1, keepdim=True).values)
+        picked = weights.gather(-1, ids[:, None])[:, 0].clone()
+        total = weights.exp_().sum(-1)
+        ctx.save_for_backward(weights, total, ids)
+        ctx.dtype = logits.dtype
+        return picked - total.log()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """d logits = g (onehot - softmax)."""
+        weights, total, ids = ctx.saved_tensors
+        grad = weights.mul_((-grads[0] / total)[:, None])
+        grad[torch.arange(len(ids), device=ids.device), ids] += grads[0]
+        return grad.to(ctx.dtype), None

@@ -20,6 +20,7 @@ from torch.nn.functional import linear
 
 from tunesmith.core.errors import UserError, near_miss
 from tunesmith.models.packed import Packed, can_pack
+from tunesmith.models.updated import UpdatedLinear
 
 # The name of the base among the adapters.
 BASE = "base"
@@ -118,7 +119,7 @@ class _Mixed:
         out.add_(b(a(x).mul_(mask if x.dim() == 2 else mask[:, None])))
 
 
-class ResidentLinear(nn.Module):
+class ResidentLinear(UpdatedLinear):
     """A frozen linear layer and the updates that the resident adapters make to it."""
 
     residents: Residents
@@ -128,6 +129,11 @@ class ResidentLinear(nn.Module):
         self.base, self.name = base, name
         # Not as a part of this module: it belongs to the model.
         object.__setattr__(self, "residents", residents)
+
+    @property
+    def apart(self) -> bool:
+        """Always."""
+        return True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map x [rows, ..., K] to [rows, ..., D]."""

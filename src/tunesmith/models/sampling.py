@@ -28,15 +28,19 @@ def choose(
         chosen = allowed.max(-1).indices
         return chosen.tolist(), (logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
     largest = logits.max(-1, keepdim=True).values
-    weights = ((logits - largest) / temperature).exp_()
+    weights = _tempered(logits - largest, temperature).exp_()
     total = _sum(weights)
     if allowed is not logits:
         # Among few allowed tokens the likeliest may be far below the likeliest of all.
-        weights = ((allowed - allowed.max(-1, keepdim=True).values) / temperature).exp_()
+        weights = _tempered(allowed - allowed.max(-1, keepdim=True).values, temperature).exp_()
     points = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators]).to(logits.device)
     chosen = _nucleus(weights, top_p, points) if top_p < 1 else _inverted(weights, points)
     picked = (logits.gather(-1, chosen[:, None])[:, 0] - largest[:, 0]).double() / temperature - total.log()
     return chosen.tolist(), picked.tolist()
+
+
+def _tempered(differences: torch.Tensor, temperature: float) -> torch.Tensor:
+    return differences if temperature == 1 else differences.div_(temperature)
 
 
 def _sum(weights: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,8 @@ from torch import nn
 from tunesmith.core.levers import on
 from tunesmith.models.operations import RMSNorm
 from tunesmith.models.packed import Packed, can_pack
-from tunesmith.models.residents import ResidentLinear, residents_of
+from tunesmith.models.residents import residents_of
+from tunesmith.models.updated import UpdatedLinear
 
 FAMILY = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 
@@ -121,7 +122,8 @@ def trunk_of(model: Any, pack: bool = False) -> Trunk:
         pack: lay weights out for the processor, which takes a fraction of a second; False = only if they are already.
     """
     residents = residents_of(model)
-    weights = tuple((id(p), p.data_ptr(), p._version, p.requires_grad) for p in model.parameters())
+    # Weights that are trained are never laid out, so that they may change.
+    weights = tuple((id(p), p.data_ptr(), None if p.requires_grad else p._version) for p in model.parameters())
     state = weights, on("packed"), residents.mounted if residents else 0
     known = _known.get(model)
     if known is None or known[0] != state or (pack and not known[1].packed):
@@ -164,14 +166,14 @@ def _together(modules: Sequence[Any], packed: bool) -> Callable[[torch.Tensor], 
     if not packed or not all(map(_packable, own)):
         return lambda x: torch.cat([module(x) for module in modules], -1)
     product = _side_by_side(own)
-    if not any(isinstance(module, ResidentLinear) for module in modules):
+    if not any(isinstance(module, UpdatedLinear) for module in modules):
         return product
     widths = [len(module.weight) for module in own]
 
     def updated(x: torch.Tensor) -> torch.Tensor:
         out = product(x)
         for module, piece in zip(modules, out.split(widths, -1), strict=True):
-            if isinstance(module, ResidentLinear):
+            if isinstance(module, UpdatedLinear):
                 module.add_updates_(piece, x)
         return out
 
@@ -179,8 +181,8 @@ def _together(modules: Sequence[Any], packed: bool) -> Callable[[torch.Tensor], 
 
 
 def _own(module: Any) -> Any:
-    """The layer of the model itself, below the updates of resident adapters."""
-    return module.base if isinstance(module, ResidentLinear) else module
+    """The layer of the model itself, below an update that is added to its output."""
+    return module.base if isinstance(module, UpdatedLinear) and module.apart else module
 
 
 def _side_by_side(modules: Sequence[Any]) -> Packed:
@@ -199,7 +201,7 @@ def _added(module: Any, packed: bool) -> Callable[[torch.Tensor, torch.Tensor], 
     product = _product(_own(module), packed)
     if not isinstance(product, Packed):
         return lambda x, residual: residual + module(x)
-    if isinstance(module, ResidentLinear):
+    if isinstance(module, UpdatedLinear):
         return lambda x, residual: module.add_updates_(product(x, residual), x)
     return product
 

@@ -12,12 +12,15 @@ import torch
 from tunesmith.core.records import WorkedExample
 
 
-def loss(a: torch.Tensor, b: torch.Tensor, outcomes: torch.Tensor, nu: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+def loss(
+    a: torch.Tensor, b: torch.Tensor, outcomes: torch.Tensor, nu: torch.Tensor, weight: torch.Tensor | float = 1.0
+) -> tuple[torch.Tensor, dict[str, float]]:
     """Return minus the log-likelihood summed over judgements, nats.
 
     Args:
         a, b: [N] rewards. outcomes: [N], 0 = a was preferred, 1 = a tie, 2 = b was.
         nu: nu > 0, scalar: how common ties are; 0 would be Bradley-Terry. Some write 2 nu where this has nu.
+        weight: [N] or one number, how much each judgement counts.
 
     Returns:
         The sum (scalar) and {"correct": judgements whose outcome is the likeliest of the three}.
@@ -25,8 +28,9 @@ def loss(a: torch.Tensor, b: torch.Tensor, outcomes: torch.Tensor, nu: torch.Ten
     half = (a - b) / 2
     log_each = torch.stack([half, torch.log(nu).expand_as(half), -half], -1)
     log_p = log_each - log_each.logsumexp(-1, keepdim=True)
-    chosen = log_p.gather(-1, outcomes[:, None])
-    return -chosen.sum(), {"correct": float((log_p.detach().argmax(-1) == outcomes).sum())}
+    chosen = log_p.gather(-1, outcomes[:, None])[:, 0]
+    right = log_p.detach().argmax(-1) == outcomes
+    return -(weight * chosen).sum(), {"correct": float((weight * right).sum())}
 
 
 def evaluate(a: Any, b: Any, outcomes: Any, nu: float) -> float:

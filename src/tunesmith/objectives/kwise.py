@@ -11,6 +11,18 @@ from typing import Any
 import torch
 
 from tunesmith.core.records import WorkedExample
+from tunesmith.objectives import pairwise
+
+
+def pairs(ranks: torch.Tensor, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return all pairs of completions of one prompt that differ in rank: [M] of the better, [M] of the worse, [M] weights.
+
+    Args:
+        ranks: [N], 1 = best. prompts: [N] numbers of the prompts they complete. The weights of a prompt's pairs sum to 1.
+    """
+    better, worse = ((prompts[:, None] == prompts[None]) & (ranks[:, None] < ranks[None])).nonzero(as_tuple=True)
+    _, which, many = prompts[better].unique(return_inverse=True, return_counts=True)
+    return better, worse, 1.0 / many[which]
 
 
 def loss(scores: torch.Tensor, ranks: torch.Tensor, prompts: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
@@ -22,14 +34,8 @@ def loss(scores: torch.Tensor, ranks: torch.Tensor, prompts: torch.Tensor) -> tu
     Returns:
         The sum (scalar) and {"correct": of each prompt the share of pairs in the right order, summed}.
     """
-    pairs = (prompts[:, None] == prompts[None]) & (ranks[:, None] < ranks[None])
-    better, worse = pairs.nonzero(as_tuple=True)
-    of_prompt = prompts[better]
-    _, which, many = of_prompt.unique(return_inverse=True, return_counts=True)
-    weight = 1.0 / many[which].to(scores.dtype)
-    difference = scores[better] - scores[worse]
-    total = -(weight * torch.nn.functional.logsigmoid(difference)).sum()
-    return total, {"correct": float((weight * (difference.detach() > 0)).sum())}
+    better, worse, weight = pairs(ranks, prompts)
+    return pairwise.loss(scores[better], scores[worse], weight=weight.to(scores.dtype))
 
 
 def evaluate(scores: Any, ranks: Any, prompts: Any) -> float:

@@ -20,12 +20,14 @@ def loss(
     margin: torch.Tensor | float = 0.0,
     label_smoothing: float = 0.0,
     centring: float = 0.0,
+    weight: torch.Tensor | float = 1.0,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Return the loss summed over pairs, nats.
 
     Args:
         chosen, rejected: [N] rewards of the preferred completions and of the others.
         margin: [N] or one number that a preference has to exceed. label_smoothing: e. centring: c.
+        weight: [N] or one number, how much each pair counts.
 
     Returns:
         The sum (scalar) and {"correct": pairs in which the preferred completion has the larger reward}.
@@ -35,7 +37,7 @@ def loss(
     kept = log_sigma(difference - margin)
     turned = log_sigma(margin - difference)
     total = -((1 - label_smoothing) * kept + label_smoothing * turned) + centring * (chosen + rejected) ** 2
-    return total.sum(), {"correct": float((difference.detach() > 0).sum())}
+    return (weight * total).sum(), {"correct": float((weight * (difference.detach() > 0)).sum())}
 
 
 def evaluate(chosen: Any, rejected: Any, margin: float, label_smoothing: float, centring: float) -> float:

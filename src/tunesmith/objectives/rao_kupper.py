@@ -12,12 +12,15 @@ import torch
 from tunesmith.core.records import WorkedExample
 
 
-def loss(a: torch.Tensor, b: torch.Tensor, outcomes: torch.Tensor, theta: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+def loss(
+    a: torch.Tensor, b: torch.Tensor, outcomes: torch.Tensor, theta: torch.Tensor, weight: torch.Tensor | float = 1.0
+) -> tuple[torch.Tensor, dict[str, float]]:
     """Return minus the log-likelihood summed over judgements, nats.
 
     Args:
         a, b: [N] rewards. outcomes: [N], 0 = a was preferred, 1 = a tie, 2 = b was.
         theta: theta >= 1, scalar: how far apart two must be; 1 is Bradley-Terry.
+        weight: [N] or one number, how much each judgement counts.
 
     Returns:
         The sum (scalar) and {"correct": judgements whose outcome is the likeliest of the three}.
@@ -26,8 +29,9 @@ def loss(a: torch.Tensor, b: torch.Tensor, outcomes: torch.Tensor, theta: torch.
     log_sigma = torch.nn.functional.logsigmoid
     win, lose = log_sigma(difference - edge), log_sigma(-difference - edge)
     log_p = torch.stack([win, torch.log(theta**2 - 1) + win + lose, lose], -1)
-    chosen = log_p.gather(-1, outcomes[:, None])
-    return -chosen.sum(), {"correct": float((log_p.detach().argmax(-1) == outcomes).sum())}
+    chosen = log_p.gather(-1, outcomes[:, None])[:, 0]
+    right = log_p.detach().argmax(-1) == outcomes
+    return -(weight * chosen).sum(), {"correct": float((weight * right).sum())}
 
 
 def evaluate(a: Any, b: Any, outcomes: Any, theta: float) -> float:

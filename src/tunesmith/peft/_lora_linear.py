@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from tunesmith.models.updated import UpdatedLinear
 from tunesmith.peft._layers import widths
 
 
-class LoraLinear(nn.Module):
+class LoraLinear(UpdatedLinear):
     """A linear layer [K -> D] and its low-rank update: lora_A [R, K], lora_B [D, R].
 
     Plain: W x + s B A x. PiSSA: W x + s (B A - B0 A0) x, where B0 A0 are the start and stay as they are. DoRA:
@@ -81,6 +82,18 @@ class LoraLinear(nn.Module):
         bias: torch.Tensor | None = self.base.bias  # type: ignore[assignment]
         product = y if bias is None else y - bias
         return y + (ratio - 1).to(y.dtype) * product + (self.scaling * ratio).to(y.dtype) * change
+
+    @property
+    def apart(self) -> bool:
+        """Whether this is the plain update, without dropout, in the precision of the base."""
+        plain = self.lora_m is None and "start_A" not in self._buffers and isinstance(self.dropout, nn.Identity)
+        return plain and self.lora_A.dtype == self.weight.dtype
+
+    def add_updates_(self, out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Add s B A x to out, unless the update is switched off."""
+        if self.enabled:
+            out.add_(nn.functional.linear(nn.functional.linear(x, self.lora_A), self.lora_B), alpha=self.scaling)
+        return out
 
     def _ratio(self) -> torch.Tensor:
         """m / ||W + s B A|| [D], float32."""

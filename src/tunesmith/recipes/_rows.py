@@ -146,7 +146,7 @@ def _task_rows(config: Config, lm: LM) -> Rows:
 
 
 def _file_rows(config: Config, lm: LM, path: Path) -> Rows:
-    sniffed, bad = formats.sniff(path), list[BadRow]()
+    sniffed, bad = formats.sniff(path, first=_CHATS), list[BadRow]()
     if sniffed.convention not in (*_CHATS, "text"):
         raise UserError(
             f"{path.name} holds {sniffed.convention.replace('_', ' ')} rows, which tune cannot train on by themselves",

@@ -13,16 +13,22 @@ from pydantic import Field
 
 from tunesmith.core.config import Config as BaseConfig
 from tunesmith.core.errors import UserError, unknown
-from tunesmith.core.records import Encoded, Example
+from tunesmith.core.records import BadRow, Encoded, Example, Preference
 from tunesmith.data import check as x_ray
-from tunesmith.data import formats
+from tunesmith.data import formats, preferences
 from tunesmith.data._templates import is_jinja, lint, rendered_rows, unused_fields
 from tunesmith.data.task import Task, answer_field, embedded_tasks, load_task, names_task
 from tunesmith.recipes._estimates import check_model
+from tunesmith.recipes._judgements import JudgementCheck, lines, longest_text, verdicts
+from tunesmith.recipes._judgements import check as judgement_check
 from tunesmith.recipes._samples import sample
 
 POSITIONAL = ("action", "what")
-EXAMPLES = ("tunesmith data check rows.jsonl", "tunesmith data check mine.yaml --max_length 512")
+EXAMPLES = (
+    "tunesmith data check rows.jsonl",
+    "tunesmith data check mine.yaml --max_length 512",
+    "tunesmith data check pairs.jsonl --test held_out.jsonl",
+)
 
 
 class Config(BaseConfig):
@@ -32,6 +38,10 @@ class Config(BaseConfig):
     """check = the x-ray"""
     what: str
     """a file of rows, an embedded task or a task YAML"""
+    test: str | None = None
+    """another file of rows, none of which should stand in the first"""
+    map: dict[str, str] = {}
+    """columns of a file by the names of its convention (--map.prompt question)"""
     model: str = "smollm2"
     """whose tokens are counted"""
     max_length: int | None = Field(None, ge=1)
@@ -55,14 +65,18 @@ def run(config: Config) -> dict[str, Any]:
 
     quiet_libraries()
     tokenizer = load_tokenizer(config.model)
+    if names_task(config.what) and (config.test or config.map):
+        raise UserError("--test and --map are for a file of rows", "A task's YAML names its test file and maps its columns.")
     if names_task(config.what):
         checked, encoded = _task(config, tokenizer)
+        judged: dict[str, JudgementCheck] = {}
     else:
-        checked, encoded = _file(config, path, tokenizer)
+        checked, encoded, judged = _file(config, path, tokenizer)
     return {
         "status": "done",
         **x_ray.as_dict(checked),
-        "text": x_ray.render(checked),
+        "judgements": {name: one.as_dict() for name, one in judged.items()},
+        "text": x_ray.render(checked) + "".join(_judged_text(name, one) for name, one in judged.items()),
         "samples": [sample(tokenizer, e) for e in encoded],
     }
 
@@ -116,15 +130,37 @@ def _rows(path: Path, task: Task) -> x_ray.Rows:
     return good, bad, sniffed
 
 
-def _file(config: Config, path: Path, tokenizer: Any) -> tuple[x_ray.DataCheck, list[Encoded]]:
-    examples, bad, sniffed = formats.read(path, skip_bad_rows=True)
+def _file(config: Config, path: Path, tokenizer: Any) -> tuple[x_ray.DataCheck, list[Encoded], dict[str, JudgementCheck]]:
+    sniffed = formats.sniff(path, config.map or None)
     encode = _encoder(path, sniffed.convention, tokenizer)
 
     def tokens(example: Example) -> int:
-        return len(encode(example) or tokenizer(x_ray.text_of(example), add_special_tokens=False).input_ids)
+        return len(
+            encode(example)
+            or tokenizer(longest_text(example.fields) or x_ray.text_of(example), add_special_tokens=False).input_ids
+        )
 
-    checked = x_ray.check(path.name, {"rows": (examples, bad, sniffed)}, tokens_of=tokens, max_length=config.max_length)
-    return checked, [row for row in map(encode, examples[: config.samples]) if row]
+    paths = {"rows": path} | ({"test": Path(config.test)} if config.test else {})
+    files: dict[str, x_ray.Rows] = {}
+    judged: dict[str, JudgementCheck] = {}
+    said: list[str] = []
+    before: list[Preference] = []
+    for name, file in paths.items():
+        examples, bad, found = formats.read(file, skip_bad_rows=True, mapping=config.map or None)
+        files[name] = examples, bad, found
+        if found.convention in preferences.CONVENTIONS:
+            files[name] = examples, (unusable := list[BadRow]()), found
+            judgements, _ = preferences.judgements(found, unusable)
+            judged[name] = judgement_check(judgements, before)
+            said += [f"{name}: {sentence}" for sentence in verdicts(judged[name], path.name)]
+            before = judgements
+    checked = x_ray.check(path.name, files, tokens_of=tokens, max_length=config.max_length)
+    checked = replace(checked, verdicts=(*said, *checked.verdicts))
+    return checked, [row for row in map(encode, files["rows"][0][: config.samples]) if row], judged
+
+
+def _judged_text(name: str, checked: JudgementCheck) -> str:
+    return f"\nJudgements ({name})\n" + "".join(f"  {line}\n" for line in lines(checked))
 
 
 def _encoder(path: Path, convention: str, tokenizer: Any) -> Callable[[Example], Encoded | None]:

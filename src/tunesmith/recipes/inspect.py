@@ -1,12 +1,12 @@
-"""Look into a saved adapter: method, base, parameters, whether it still works, and which words a soft prompt is near to."""
+"""Look into a saved adapter (what it is, whether it still works), or measure a scorer against people and attacks."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tunesmith.core.config import Config as BaseConfig
 from tunesmith.core.errors import UserError, unknown
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from tunesmith.models.load import LM
 
 POSITIONAL = ("kind", "what")
-EXAMPLES = ("tunesmith inspect adapter runs/tune-movies/adapter", "tunesmith inspect adapter DIR --task movies --json")
+EXAMPLES = (
+    "tunesmith inspect adapter runs/tune-movies/adapter",
+    "tunesmith inspect adapter DIR --task movies --json",
+    "tunesmith inspect scorer reward-model:path=runs/reward-movies --data movies",
+)
 _LITTLE = (
     "Near is not the same: these tokens are the closest there are, at the distances shown, and no translation of the prompt. "
     "A prompt that starts from class words often keeps them near whatever it learned, and prompts whose neighbours make no "
@@ -29,10 +33,14 @@ _BEGUN = {"init", "label_ids", "encoder"}
 class Config(BaseConfig):
     """Settings of `tunesmith inspect`."""
 
-    kind: Literal["adapter"]
-    """adapter = a saved LoRA, soft prompt or prefix"""
+    kind: Literal["adapter", "scorer"]
+    """adapter = a saved LoRA, soft prompt or prefix; scorer = who judges answers for align"""
     what: str
-    """its directory"""
+    """the adapter's directory; or the scorer as align is given it: lexicon, FILE.py:FUNCTION, reward-model:path=DIR"""
+    data: str | None = None
+    """of a scorer: judgements to measure it by, a file of preferences or a rated task"""
+    rows: int = Field(200, ge=2)
+    """of a scorer: at most this many judgements"""
     model: str | None = None
     """its base: embedded name, directory or hub id; absent = the one it names"""
     task: str | None = None
@@ -42,18 +50,33 @@ class Config(BaseConfig):
     dtype: str = "auto"
     threads: int | None = None
 
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        others = {"scorer": {"model", "task", "nearest", "dtype"}, "adapter": {"data", "rows"}}[self.kind]
+        if given := others & self.model_fields_set:
+            raise ValueError(f"{', '.join(sorted(given))}: not for a {self.kind}")
+        if self.kind == "scorer" and self.data is None:
+            raise ValueError("a scorer is measured by what people said: name it with --data, for example --data movies")
+        return self
+
 
 def run(config: Config) -> dict[str, Any]:
-    """Load an adapter on its base, which replays its probe, and say what it is.
+    """Load an adapter on its base, which replays its probe, and say what it is; or measure a scorer.
 
     Returns:
-        status, folder, method, peft_type, base, base_identity, parameters, tensors, saved_parameters, bytes, probe and, for
-        virtual tokens, tokens, class_words and caution.
+        Of a scorer what `recipes._reward.inspecting` says; of an adapter status, folder, method, peft_type, base,
+        base_identity, parameters, tensors, saved_parameters, bytes, probe and, for virtual tokens, tokens, class_words and
+        caution.
 
     Raises:
         UserError: no adapter, a damaged one, or a base or task that is not there.
         WorkFailed: the adapter does not behave as when it was saved.
     """
+    if config.kind == "scorer":
+        from tunesmith.recipes._reward.inspecting import inspect_scorer
+
+        assert config.data is not None
+        return inspect_scorer(config.what, config.data, config.rows, config.threads)
     from tunesmith.peft._files import read_config
     from tunesmith.recipes._models import load_attached, use_threads
 
@@ -150,6 +173,10 @@ def render(report: dict[str, Any]) -> str:
     """Return the facts, and for a soft prompt its nearest tokens, for a terminal."""
     import textwrap
 
+    if "scorer" in report:
+        from tunesmith.recipes._reward.inspecting import render_scorer
+
+        return render_scorer(report)
     settings = ", ".join(f"{key} {value}" for key, value in report["parameters"].items() if value not in (None, []))
     probe = report["probe"]
     lines = [

@@ -51,7 +51,7 @@ class Fitted:
         steps: updates made. losses: mean nats per counted token, one a step. tokens: real ones, padding not counted.
         supervised_tokens: those that counted. seconds: training only, without evaluation and saving.
         best: value on the validation rows of the weights that stayed, turned so that larger is better; None without one.
-        stopped_early: patience ran out.
+        stopped_early: patience ran out, or the data ended.
     """
 
     steps: int
@@ -90,6 +90,10 @@ def fit(training: Training, run: Run, validation: Validation | None = None, titl
         progress.advance(position.step)
         while position.step < plan.total and not position.finished:
             try:
+                if plan.ended_at(position.step):
+                    position.finished = True
+                    state.save()
+                    break
                 report = _step(training.loss_of, state, plan)
             except WorkFailed as error:
                 state.save_despite(error)
@@ -134,6 +138,11 @@ class _Plan:
             lengths = lengths_of(rows) if isinstance(self.data, VaryingRows) else self._lengths
             self._order = epoch, epoch_order(lengths, self._rows_per_step, self.seed, epoch)
         return [rows[i] for i in self._order[1][index]]
+
+    def ended_at(self, step: int) -> bool:
+        """Whether the data end before step `step`, counted from 0."""
+        epoch, index = divmod(step, self._per_epoch)
+        return index == 0 and isinstance(self.data, VaryingRows) and self.data.ended(epoch)
 
     def measured(self, step: int) -> dict[str, float]:
         """Return what was measured while the rows of step `step` were made."""
@@ -242,7 +251,7 @@ def _step(loss_of: LossOf, state: _State, plan: _Plan) -> dict[str, float]:
     # Dropout draws from here, so a step's randomness is its own and not the history's.
     torch.manual_seed(derive(plan.seed, "step", position.step, *([engine.rank] if engine.rank else [])))
     counted = sum(e.counted for e in examples)
-    loss, counts = 0.0, {"correct": 0.0}
+    loss, counts = 0.0, dict[str, float]()
     passes = engine.passes(examples, plan.how.tokens_per_micro_batch)
     # All of a step's batches are on their way to the device before the first is computed.
     sent = [batch.to(plan.device) if (batch := batches[engine.rank]) else None for batches in passes]
@@ -258,7 +267,7 @@ def _step(loss_of: LossOf, state: _State, plan: _Plan) -> dict[str, float]:
         (nll / counted if mine else nll * 0).backward()
         updater.gather()
         loss += value / counted
-        for key, value in ({"correct": 0.0} | stats).items():
+        for key, value in stats.items():
             counts[key] = counts.get(key, 0.0) + sum(engine.gather(value if mine else 0.0)) / counted
     rate = plan.learning_rate(position.step)
     norm = updater.step(rate)
@@ -272,9 +281,14 @@ def _step(loss_of: LossOf, state: _State, plan: _Plan) -> dict[str, float]:
     position.seconds += seconds
     return {
         "step": position.step, "epoch": plan.epoch(position.step), "loss": loss, "grad_norm": norm, "learning_rate": rate,
-        "mean_token_accuracy": counts.pop("correct"), "num_tokens": position.tokens, "tokens_per_second": tokens / seconds,
-        "step_time": seconds, "peak_memory_gb": peak_gb(), **counts, **plan.measured(position.step - 1),
+        **_renamed(counts), "num_tokens": position.tokens, "tokens_per_second": tokens / seconds,
+        "step_time": seconds, "peak_memory_gb": peak_gb(), **plan.measured(position.step - 1),
     }  # fmt: skip
+
+
+def _renamed(counts: dict[str, float]) -> dict[str, float]:
+    """Call the share of right predictions as Hugging Face does."""
+    return {"mean_token_accuracy" if key == "correct" else key: value for key, value in counts.items()}
 
 
 def _not_finite(what: str, value: float, step: int, ids: Sequence[str]) -> WorkFailed:

@@ -231,10 +231,10 @@ def _sample(data: Sequence[Encoded], tokens: int) -> Encoded:
     ids = (ids * (tokens // len(ids) + 1))[:tokens]
     first = rows[0]
     texts = sum(first.loss_mask)
-    if given and first.loss_mask[0] and (texts == 1 or len(first.targets or ()) != texts):
-        # Of the row as a whole, which may be several texts: a class, a number, or two places in it.
-        begins = {i * tokens // texts for i in range(texts)}
-        return Encoded(tuple(ids), tuple(i in begins for i in range(tokens)), "sample", tuple(0 * t for t in first.targets or ()))
+    if given and first.loss_mask[0] and (texts == 1 or first.beside or len(first.targets or ()) != texts):
+        # Of the row as a whole, which may be several texts: a class, a number, or two places in it, or numbers of each text.
+        begins, zeros = {i * tokens // texts for i in range(texts)}, tuple(0 * t for t in first.targets or ())
+        return Encoded(tuple(ids), tuple(i in begins for i in range(tokens)), "sample", zeros, first.beside)
     wanted = max(round(tokens * counted / total), 1)
     targets = tuple((given * (wanted // len(given) + 1))[:wanted]) if given else None
     beside = (rows[0].beside[0],) * wanted if rows[0].beside else None

@@ -18,7 +18,7 @@ from typing import Any
 from tunesmith.core import store
 from tunesmith.core.errors import UserError, unknown
 from tunesmith.core.files import canonical, text_hash
-from tunesmith.core.records import Example
+from tunesmith.core.records import Example, Preference
 from tunesmith.data._annotations import checked_answers, checked_tags
 from tunesmith.data._readers import RowProblem
 
@@ -116,7 +116,30 @@ def splits(name: str, notes: list[str]) -> dict[str, list[Example]]:
     return {part: sorted(rows, key=lambda e: text_hash("order", e.id)) for part, rows in parts.items()}
 
 
-@functools.lru_cache(maxsize=2)
+def preferences(name: str) -> list[Preference]:
+    """Return the rows of a task, and of all its subtasks, in which some choices are better than others, as preferences.
+
+    Raises:
+        UserError: there is no such task, or its rows have no choices of their own.
+    """
+    wanted = name.removeprefix(PREFIX)
+    parts = [other for other in names() if other.startswith(f"{wanted}/")] or [wanted]
+    found = []
+    for part in parts:
+        for number, row in enumerate(_content(PREFIX + part)["examples"], 1):
+            scores = row.get("target_scores")
+            if isinstance(scores, dict) and len(scores) > 1:
+                places = sorted(set(scores.values()), reverse=True)
+                ranks = tuple(1 + places.index(score) for score in scores.values())
+                texts = tuple(choice.strip() for choice in scores)
+                where = f"{PREFIX}{part}:{number}"
+                found.append(Preference(text_hash(canonical([row["input"], texts, ranks])), row["input"], texts, ranks, where))
+    if not found:
+        raise UserError(f"the rows of {name} have no choices of which some are better", "bigbench:hhh_alignment has.")
+    return found
+
+
+@functools.lru_cache(maxsize=4)
 def _content(name: str) -> Mapping[str, Any]:
     wanted = name.removeprefix(PREFIX)
     if wanted not in names():

@@ -1,1 +1,7 @@
-"""Ways to align a policy with scores of its own answers: one file each with `Parameters`, `credit` and `policy_loss`."""
+"""Ways to align a policy: one file each with `Parameters` and what it learns from (`LEARNS_FROM`).
+
+scores      of the policy's own answers: `credit` and `policy_loss`, with HAS_VALUES and SAMPLES
+answers     the best of its own: the same, and `Parameters.keep` of SAMPLES answers are learned
+pairs       of judged completions, or "texts", judged by themselves: `loss`, with HAS_REFERENCE
+nothing     the best of SAMPLES answers is given, and nothing is trained
+"""

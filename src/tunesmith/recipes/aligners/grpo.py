@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
     from tunesmith.train.rollouts import Round
 
+LEARNS_FROM = "scores"
 HAS_VALUES = False
 SAMPLES = 8
+LEAST_SAMPLES = 2
 
 
 class Parameters(Config):
@@ -30,7 +32,7 @@ class Parameters(Config):
 
 def credit(it: Round, parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor]:
     """Return each completion's standing among its prompt's, the same for all of its tokens, and returns, [B, T] each."""
-    from tunesmith.recipes._credit import spread, whole_returns
+    from tunesmith.recipes._align.credit import spread, whole_returns
     from tunesmith.rl.advantages import group_relative
 
     returns = whole_returns(it) if parameters.kl == "reward" else it.scores
@@ -42,10 +44,9 @@ def policy_loss(logprobs: torch.Tensor, beside: torch.Tensor, parameters: Parame
     from tunesmith.objectives import grpo
     from tunesmith.train.rollouts import ADVANTAGE, LENGTH, OLD, REFERENCE
 
-    lengths, mean = beside[:, LENGTH], beside[:, LENGTH].mean()
     # A completion's mean; times the mean length, so that the loss a token is as large as that of other methods.
     beta = parameters.k3_weight if parameters.kl == "loss" else 0.0
     total, stats = grpo.loss(
-        logprobs, beside[:, OLD], beside[:, REFERENCE], beside[:, ADVANTAGE], lengths / mean, parameters.clip, beta
+        logprobs, beside[:, OLD], beside[:, REFERENCE], beside[:, ADVANTAGE], beside[:, LENGTH], parameters.clip, beta
     )
     return total, stats

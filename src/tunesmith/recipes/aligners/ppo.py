@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
     from tunesmith.train.rollouts import Round
 
+LEARNS_FROM = "scores"
 HAS_VALUES = True
 SAMPLES = 1
+LEAST_SAMPLES = 1
 
 
 class Parameters(Config):

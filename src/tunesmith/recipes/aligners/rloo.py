@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
     from tunesmith.train.rollouts import Round
 
+LEARNS_FROM = "scores"
 HAS_VALUES = False
 SAMPLES = 4
+LEAST_SAMPLES = 2
 
 
 class Parameters(Config):
@@ -26,7 +28,7 @@ class Parameters(Config):
 
 def credit(it: Round, parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor]:
     """Return each completion's return less its prompt's others', the same for all of its tokens, and returns, [B, T] each."""
-    from tunesmith.recipes._credit import spread, whole_returns
+    from tunesmith.recipes._align.credit import spread, whole_returns
     from tunesmith.rl.advantages import leave_one_out
 
     returns = whole_returns(it)

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from tunesmith.core.config import Config
-from tunesmith.core.errors import UserError, near_miss
+from tunesmith.core.errors import UserError, WorkFailed, near_miss
 
 if TYPE_CHECKING:
     from tunesmith.train.rollouts import Answer, Scorer
+
+# What a function of somebody else's throws when it is wrong; what ends a process passes through.
+_THROWN = (
+    ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError, MemoryError, NameError,
+    OSError, RuntimeError, StopIteration, SyntaxError, TypeError, ValueError,
+)  # fmt: skip
 
 
 class Parameters(Config):
@@ -19,6 +28,10 @@ class Parameters(Config):
 
     path: str
     """FILE.py:NAME; the file is run as your own programme, so it must be one you trust"""
+    attempts: int = Field(3, ge=1, le=20)
+    """how often to call it where the network or the disk fails it (OSError, a timeout too)"""
+    first_wait: float = Field(1.0, ge=0, allow_inf_nan=False)
+    """seconds before it is called again; each further wait is twice as long"""
 
 
 def open(parameters: Parameters) -> Scorer:
@@ -45,7 +58,47 @@ def open(parameters: Parameters) -> Scorer:
         raise UserError(f"{file} has no function '{name}'", near_miss(name, known))
 
     def score(answers: Sequence[Answer]) -> Sequence[float]:
-        scores: Any = function([a.prompt for a in answers], [a.text for a in answers])
-        return list(scores)
+        return _asked(function, parameters, answers)
 
     return score
+
+
+def _asked(function: Any, parameters: Parameters, answers: Sequence[Answer]) -> list[float]:
+    """Call the function, again after a wait where the network or the disk failed it.
+
+    Raises:
+        WorkFailed: it throws; names the first answer that it throws at by itself. Or it gives something that is no number.
+    """
+    wait = parameters.first_wait
+    for left in reversed(range(parameters.attempts)):
+        try:
+            return _numbers(function([a.prompt for a in answers], [a.text for a in answers]), parameters)
+        except _THROWN as error:
+            if not isinstance(error, OSError) or not left:
+                culprit = _culprit(function, answers) if not isinstance(error, OSError) else ""
+                raise WorkFailed(
+                    f"the scorer {parameters.path} throws {type(error).__name__}: {error}{culprit}",
+                    "Mend the function; the policy before this round is saved.",
+                ) from error
+            time.sleep(wait)
+            wait *= 2
+    raise AssertionError("a last attempt returns or raises")
+
+
+def _numbers(scores: Any, parameters: Parameters) -> list[float]:
+    try:
+        return [float(score) for score in scores]
+    except (TypeError, ValueError) as error:
+        raise WorkFailed(
+            f"the scorer {parameters.path} gives what is no list of numbers: {error}", "Return one number for each answer."
+        ) from error
+
+
+def _culprit(function: Any, answers: Sequence[Answer]) -> str:
+    """Say which answer it throws at when asked one by one; "" where it does so only with all of them."""
+    for answer in answers:
+        try:
+            list(function([answer.prompt], [answer.text]))
+        except _THROWN:
+            return f", at the answer {answer.text[:80]!r} to {answer.prompt[:80]!r}"
+    return ""

@@ -12,25 +12,34 @@ import torch
 from tunesmith.core.encode import token_ids, with_bos
 from tunesmith.core.errors import UserError
 from tunesmith.core.files import canonical, text_hash
-from tunesmith.core.registry import ALIGNERS, PEFT, SCORERS
+from tunesmith.core.records import Example
+from tunesmith.core.registry import ALIGNERS, PEFT
 from tunesmith.data import formats
 from tunesmith.data.collate import Batch
 from tunesmith.data.prompts import Prompts
-from tunesmith.data.task import load_task
+from tunesmith.data.task import Task, load_task
 from tunesmith.models.decoder import hidden_states
 from tunesmith.models.generate import Sampling
 from tunesmith.models.lm_loss import loss_of_hidden
 from tunesmith.models.load import LM
+from tunesmith.models.operations import LogProbs
 from tunesmith.models.value_head import ValueHead
 from tunesmith.objectives import clipped_value
 from tunesmith.recipes._adapt import attach
-from tunesmith.recipes._align_config import Config
+from tunesmith.recipes._align.config import Config
+from tunesmith.recipes._align.kept import Kept
+from tunesmith.recipes._align.watch import Watch
 from tunesmith.recipes._models import load, quiet_libraries, use_threads
+from tunesmith.recipes._reward.attacks import require_sound
+from tunesmith.recipes._reward.files import trunk_of
+from tunesmith.recipes._reward.scoring import open_scorer
 from tunesmith.recipes._rows import is_task
 from tunesmith.rl.kl import Controller
 from tunesmith.train.engines.local import LossOf
-from tunesmith.train.rollouts import RETURN, VALUE, Prompt, Rollouts, Sampler, Scorer
+from tunesmith.train.rollouts import ADVANTAGE, LENGTH, RETURN, VALUE, Judges, Prompt, Rollouts, Sampler, Texts
 from tunesmith.train.training import Training
+
+_LONGEST_TEXT = 128
 
 
 @dataclass(frozen=True)
@@ -38,15 +47,17 @@ class Ready:
     """An alignment about to begin.
 
     Attributes:
-        method: peft entry and its parameters. fingerprint: hash of the prompts.
+        method: peft entry and its parameters. fingerprint: hash of the prompts. attacked: how the scorer stood attacks.
     """
 
     lm: LM
     method: tuple[ModuleType, Any]
     training: Training
     rollouts: Rollouts
+    watch: Watch
     fingerprint: str
     warnings: list[str]
+    attacked: dict[str, Any]
 
 
 def ready(config: Config, folder: Path) -> Ready:
@@ -60,49 +71,50 @@ def ready(config: Config, folder: Path) -> Ready:
     aligner, parameters = ALIGNERS.parameters(config.method)
     entry, peft = PEFT.parameters(config.peft)
     samples = config.samples or aligner.SAMPLES
-    if config.rollouts % samples or (samples < 2 and not aligner.HAS_VALUES):
+    if config.rollouts % samples or samples < aligner.LEAST_SAMPLES:
         raise UserError(
             f"{config.rollouts} rollouts cannot be {samples} samples for each prompt",
-            "Choose --samples of two or more that divides --rollouts."
-            if not aligner.HAS_VALUES
+            f"Choose --samples of {aligner.LEAST_SAMPLES} or more that divides --rollouts."
+            if aligner.LEAST_SAMPLES > 1
             else "Let --samples divide --rollouts.",
         )
+    if config.rollouts < 2:
+        raise UserError("one rollout a round says nothing about what is better", "Use --rollouts of two or more.")
     if entry.SAVES != "adapter":
         raise UserError("align trains an adapter, for the reference is the model with the adapter off", "Use --peft lora.")
-    scorer = open_scorer(config.scorer)
     lm = load(config.model, dtype=config.dtype)
+    scorer = open_scorer(config.scorer, trunk_of((entry, peft), lm))
     prompts, warnings = read_prompts(config, lm)
+    texts = read_texts(config, lm, warnings) if config.ptx else None
+    sampling = Sampling(config.max_new_tokens, ignore_end=config.fixed_length)
+    attacked = require_sound(scorer, lm, prompts, sampling, config.seed, config.allow_attackable)
+    judges = Judges(
+        scorer, open_scorer(config.held_out, trunk_of((entry, peft), lm)) if config.held_out else None, config.scorer_timeout,
+        config.no_end, config.end_at, config.end_after,
+    )  # fmt: skip
     heads = ()
     if aligner.HAS_VALUES:
         lm.model.value_head = ValueHead(lm.model.get_input_embeddings().weight.shape[1], lm.device)
         heads = ("value_head",)
     sampler = Sampler(
-        lm, prompts, scorer, lambda it: aligner.credit(it, parameters), lambda: entry.disabled(lm.model),
-        Sampling(config.max_new_tokens), config.rollouts // samples, samples, config.optimisation_epochs,
-        lm.model.value_head if heads else None, config.no_end,
+        lm, prompts, judges, lambda it: aligner.credit(it, parameters), lambda: entry.disabled(lm.model),
+        sampling, config.rollouts // samples, samples, config.optimisation_epochs,
+        lm.model.value_head if heads else None, texts, entry.IDENTITY_AT_START,
     )  # fmt: skip
-    rollouts = Rollouts(sampler, Controller(config.beta, config.kl_target), folder / "rollouts", config.seed)
-    batch = min(config.batch_size, config.rollouts) if "batch_size" in config.model_fields_set else config.rollouts
-    per_round = -(-config.rollouts // batch) * config.optimisation_epochs
+    how_far, watch = Controller(config.beta, config.kl_target), Watch(folder / "rollouts", config.stop_on, config.max_kl)
+    if aligner.LEARNS_FROM == "answers":
+        rollouts: Rollouts = Kept(sampler, how_far, folder / "rollouts", config.seed, watch, parameters.keep)
+    else:
+        rollouts = Rollouts(sampler, how_far, folder / "rollouts", config.seed, watch)
+    batch = min(config.batch_size, len(rollouts)) if "batch_size" in config.model_fields_set else len(rollouts)
+    per_round = -(-len(rollouts) // batch) * config.optimisation_epochs
     how = config.model_copy(update={
         "batch_size": batch, "max_steps": config.steps * per_round, "evaluations": 0,
         "learning_rate": config.learning_rate or 1e-4,
     })  # fmt: skip
     training = attach(lm, (entry, peft), rollouts, how, config.seed, _loss(lm, aligner, parameters, config), heads=heads)
-    return Ready(lm, (entry, peft), training, rollouts, text_hash(canonical([list(p.ids) for p in prompts])), warnings)
-
-
-def open_scorer(spec: str | dict[str, Any]) -> Scorer:
-    """Open who judges: "FILE.py:FUNCTION", a scorer's name, or its name with parameters.
-
-    Raises:
-        UserError: there is no such scorer.
-    """
-    if isinstance(spec, str) and ".py" in spec:
-        spec = {"name": "function", "path": spec}
-    entry, parameters = SCORERS.parameters(spec)
-    opened: Scorer = entry.open(parameters)
-    return opened
+    learned = [list(p.ids) for p in prompts] + [list(ids) for ids in (texts.ids if texts else [])]
+    return Ready(lm, (entry, peft), training, rollouts, watch, text_hash(canonical(learned)), warnings, attacked)
 
 
 def read_prompts(config: Config, lm: LM) -> tuple[list[Prompt], list[str]]:
@@ -112,32 +124,63 @@ def read_prompts(config: Config, lm: LM) -> tuple[list[Prompt], list[str]]:
         UserError: no such file or task, no prompts, or one that leaves no room for an answer.
     """
     warnings: list[str] = []
-    texts: list[tuple[str, str]] = []
+    texts: list[tuple[str, str, tuple[str, ...]]] = []
     if is_task(config.data):
         task = load_task(config.data, skip_bad_rows=config.skip_bad_rows)
         field = task.template.fields[0]
         asked = Prompts(task, lm.tokenizer)
         for example in task.splits.train[: config.train_rows]:
-            texts.append((example.where, str(example.fields[field]) if config.prompt_tokens else asked.prompt(example)[0]))
+            said = str(example.fields[field]) if config.prompt_tokens else asked.prompt(example)[0]
+            texts.append((example.where, said, () if config.prompt_tokens else _right(task, example)))
     else:
         sniffed = formats.sniff(Path(config.data))
         for example in formats.good_rows(sniffed, [], skip_bad_rows=config.skip_bad_rows):
             said = next((example.fields[key] for key in ("prompt", "text") if isinstance(example.fields.get(key), str)), None)
             if said is None:
                 raise UserError(f"{example.where}: the row has no prompt", "Give a column prompt or text.")
-            texts.append((example.where, said))
+            right = example.fields.get("completion")
+            texts.append((example.where, said, (right,) if isinstance(right, str) else ()))
     found: dict[tuple[int, ...], Prompt] = {}
-    for where, text in texts[: config.train_rows]:
+    for where, text, golds in texts[: config.train_rows]:
         ids = with_bos(lm.tokenizer, token_ids(lm.tokenizer, text))[: config.prompt_tokens]
         if not ids or len(ids) + config.max_new_tokens > lm.context_length:
             raise UserError(f"{where}: the prompt has {len(ids):,} tokens; with the answer at most {lm.context_length:,} fit")
         shown = lm.tokenizer.decode(list(ids), skip_special_tokens=True) if config.prompt_tokens else text
-        found.setdefault(ids, Prompt(ids, shown, where))
+        found.setdefault(ids, Prompt(ids, shown, where, golds))
     if not found:
         raise UserError(f"{config.data} has no prompts", "Give it at least one.")
     if len(found) < len(texts[: config.train_rows]):
         warnings.append(f"{len(texts[: config.train_rows]) - len(found):,} prompts that stand twice count once")
     return list(found.values()), warnings
+
+
+def read_texts(config: Config, lm: LM, warnings: list[str]) -> Texts:
+    """Read the texts of PPO-ptx: as many a round as rollouts, of each the first tokens.
+
+    Raises:
+        UserError: no such file, or a row without a text of two tokens.
+    """
+    ids, cut = [], 0
+    for example in formats.good_rows(formats.sniff(Path(str(config.ptx))), [], skip_bad_rows=config.skip_bad_rows):
+        text = example.fields.get("text")
+        found = with_bos(lm.tokenizer, token_ids(lm.tokenizer, text)) if isinstance(text, str) else ()
+        if len(found) < 2:
+            raise UserError(f"{example.where}: the row has no text of two tokens to learn from", "Give a column text.")
+        cut += len(found) > _LONGEST_TEXT
+        ids.append(found[:_LONGEST_TEXT])
+    if not ids:
+        raise UserError(f"{config.ptx} has no texts", "Give it at least one.")
+    if cut:
+        warnings.append(f"of {cut:,} texts of --ptx the first {_LONGEST_TEXT} tokens are learned from")
+    return Texts(ids, config.ptx_weight, config.rollouts)
+
+
+def _right(task: Task, example: Example) -> tuple[str, ...]:
+    """Return the right answers to a row, as they are to be said; none where it has none."""
+    try:
+        return (task.answer(example),) if task.verbalizer else task.golds(example)
+    except UserError:
+        return ()
 
 
 def _loss(lm: LM, aligner: ModuleType, parameters: Any, config: Config) -> LossOf:
@@ -153,15 +196,21 @@ def _loss(lm: LM, aligner: ModuleType, parameters: Any, config: Config) -> LossO
         wanted = torch.cat([ids[:, 1:][mask[:, 1:]][:, None].double(), beside.double()], 1)
 
         def of_logits(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
-            logprobs = -torch.nn.functional.cross_entropy(logits.float(), wanted[:, 0].long(), reduction="none")
-            return aligner.policy_loss(logprobs, wanted[:, 1:].float(), parameters)
+            logprobs, beside = LogProbs.apply(logits, wanted[:, 0].long()), wanted[:, 1:].float()
+            answers = beside[:, LENGTH] > 0
+            if bool(answers.all()):
+                return aligner.policy_loss(logprobs, beside, parameters)
+            texts = -(logprobs * beside[:, ADVANTAGE])[~answers].sum()
+            loss, stats = aligner.policy_loss(logprobs[answers], beside[answers], parameters)
+            return loss + texts, {**stats, "ptx_loss": float(texts.detach())}
 
         loss, stats = loss_of_hidden(lm.model, hidden, wanted, of_logits)
         if aligner.HAS_VALUES:
-            old, returns = beside[:, VALUE], beside[:, RETURN]
-            value, _ = clipped_value.loss(lm.model.value_head(hidden), old, returns, parameters.value_clip)
+            answers = beside[:, LENGTH] > 0
+            old, returns = beside[answers, VALUE], beside[answers, RETURN]
+            value, _ = clipped_value.loss(lm.model.value_head(hidden[answers]), old, returns, parameters.value_clip)
             stats["value_loss"] = float(value.detach())
             loss = loss + parameters.value_weight * value
-        return loss, {f"policy_{k}" if k != "value_loss" else k: v for k, v in stats.items()}
+        return loss, {k if k in ("value_loss", "ptx_loss") else f"policy_{k}": v for k, v in stats.items()}
 
     return loss_of

@@ -1,0 +1,21 @@
+"""A frozen linear layer to whose output something is added: what a pass that lays weights out for the processor must know."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class UpdatedLinear(nn.Module):
+    """base(x) and an update of x; abstract."""
+
+    base: nn.Module
+
+    @property
+    def apart(self) -> bool:
+        """Whether the output is base(x) plus what `add_updates_` adds, so that the base may be computed in another way."""
+        raise NotImplementedError
+
+    def add_updates_(self, out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Add the update for x [rows, ..., K] to out [rows, ..., D] in place, without gradients, and return it."""
+        raise NotImplementedError

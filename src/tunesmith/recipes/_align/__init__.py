@@ -1,0 +1,1 @@
+"""What `tunesmith align` is made of."""

@@ -1,0 +1,76 @@
+"""`tunesmith inspect scorer`: how far a scorer agrees with people, and which attacks it falls for."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from tunesmith.core.errors import UserError
+from tunesmith.core.records import Preference
+from tunesmith.recipes._models import quiet_libraries, use_threads
+from tunesmith.recipes._reward.attacks import Case, in_words, probe
+from tunesmith.recipes._reward.config import Config as RewardConfig
+from tunesmith.recipes._reward.measures import Pairs
+from tunesmith.recipes._reward.rows import decided, read_judgements
+from tunesmith.recipes._reward.scoring import open_scorer
+from tunesmith.train.rollouts import Answer
+
+_ATTACKED = 30
+
+
+def inspect_scorer(scorer: str, data: str, rows: int, threads: int | None) -> dict[str, Any]:
+    """Measure a scorer on judgements that a reward model trained on this data would not have seen.
+
+    Returns:
+        status, scorer, data, agreement {value, low, high, n}, ties, prompts, attacks, preferred, scores, seconds, warnings.
+
+    Raises:
+        UserError: no such scorer or data, or too few judgements. WorkFailed: a score is missing or not finite.
+    """
+    quiet_libraries()
+    use_threads(threads)
+    start, found = time.monotonic(), open_scorer(scorer)
+    judged = read_judgements(RewardConfig.model_validate({"data": data, "test_rows": rows, "allow_canary": True}))
+    test = [*filter(decided, judged.test)]
+    flat = [(prompt_of(p), text) for p in test for text in p.completions]
+    scores = iter([float(s) for s in found([Answer(prompt, text, True) for prompt, text in flat])])
+    pairs = Pairs.of(test, [[next(scores) for _ in p.completions] for p in test], {})
+    cases = [Case(prompt_of(p), (p.completions[p.ranks.index(1)],)) for p in test[:_ATTACKED]]
+    attacked = probe(found, cases, 0)
+    return {
+        "status": "done", "scorer": scorer, "data": data, "agreement": pairs.accuracy(np.ones(len(pairs.difference), bool), 0),
+        "ties": len(judged.test) - len(test), **attacked, "preferred": in_words(attacked["attacks"]),
+        "scores": len(flat) + sum(1 + len(attacked["attacks"]) for _ in cases), "seconds": time.monotonic() - start,
+        "warnings": judged.warnings,
+    }  # fmt: skip
+
+
+def prompt_of(preference: Preference) -> str:
+    """Return a prompt as a scorer sees it: a text; of a conversation its last turn.
+
+    Raises:
+        UserError: it is a conversation of several turns, which no scorer takes as a text.
+    """
+    prompt = preference.prompt
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) != 1:
+        raise UserError(
+            f"{preference.where}: the prompt is a conversation of {len(prompt)} turns, and a scorer takes a text", "Leave it out."
+        )
+    return prompt[0].content
+
+
+def render_scorer(report: dict[str, Any]) -> str:
+    """Return what was found, for a terminal."""
+    agreement = report["agreement"]
+    lines = [
+        f"{report['scorer']} agrees with {agreement['value']:.3f} [{agreement['low']:.3f}, {agreement['high']:.3f}] of "
+        f"{agreement['n']:,} judgements of {report['data']} that order something",
+        f"attacks that score above the preferred answer, share of {report['prompts']} prompts:",
+    ]
+    lines += [f"  {name:<15} {one['share']:>4.0%}  {one['what']}" for name, one in report["attacks"].items()]
+    lines += [f"it prefers {line}" for line in report["preferred"]] or ["it prefers none of them"]
+    return "\n".join(lines)
