@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -46,6 +46,17 @@ class Batch:
     tokens: int
     targets: torch.Tensor | None = None
     beside: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device; on its way to a GPU it is pinned, and nobody waits for it to arrive."""
+        if device.type != "cuda":
+            return self
+        sent = {
+            key: value.pin_memory().to(device, non_blocking=True)
+            for key in ("ids", "lengths", "loss_mask", "targets", "beside")
+            if (value := getattr(self, key)) is not None
+        }
+        return replace(self, **sent)
 
     def tensors(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return ids, lengths and loss_mask on a device."""
