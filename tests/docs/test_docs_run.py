@@ -23,7 +23,7 @@ import pytest
 
 from tunesmith import cli
 from tunesmith.core.errors import UserError
-from tunesmith.core.registry import BASELINES, DEMONSTRATIONS, METRICS, PEFT, RECIPES, ROUTES, TRACKERS, TUNINGS
+from tunesmith.core.registry import ALIGNERS, BASELINES, DEMONSTRATIONS, METRICS, PEFT, RECIPES, ROUTES, TRACKERS, TUNINGS
 from tunesmith.data.task import DataSection, TaskFile
 
 REPOSITORY = Path(__file__).parents[2]
@@ -176,7 +176,7 @@ def known_flags() -> set[str]:
     for verb in RECIPES.names():
         kinds = cli._kinds(RECIPES.get(verb).Config)
         known |= {*kinds, *(name.rpartition(".")[2] for name in kinds)}
-    for part, room in (("peft", PEFT), ("method", ROUTES), ("objective", TUNINGS)):
+    for part, room in (("peft", PEFT), ("method", ROUTES), ("method", ALIGNERS), ("objective", TUNINGS)):
         known |= {f"{part}.{key}" for name in room.names() for key in room.get(name).Parameters.model_fields}
     return known
 

@@ -83,6 +83,7 @@ def ready(config: Config, folder: Path) -> Ready:
     if entry.SAVES != "adapter":
         raise UserError("align trains an adapter, for the reference is the model with the adapter off", "Use --peft lora.")
     lm = load(config.model, dtype=config.dtype)
+    assert config.scorer is not None
     scorer = open_scorer(config.scorer, trunk_of((entry, peft), lm))
     prompts, warnings = read_prompts(config, lm)
     texts = read_texts(config, lm, warnings) if config.ptx else None
