@@ -32,7 +32,7 @@ def run(config: Config) -> dict[str, Any]:
     """Probe, train, measure and report.
 
     Returns:
-        status, run_dir, model, table, regions (of the probability of being right, low to high, and which way of answering is best),
+        status, run_dir, model, table, regions (of the probability of being right, and what is best there),
         never_best, probe (train and test), routes, differences (the last route against each other one), verdict, wall_seconds,
         peak_memory_gb, warnings.
 

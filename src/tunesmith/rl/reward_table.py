@@ -12,6 +12,7 @@ p = 0.8, so that hedging is never best; the default here is +1 / +0.7 / 0 / -1 /
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import astuple, dataclass, fields
 from fractions import Fraction
@@ -85,7 +86,7 @@ class RewardTable:
                     corners.add((wb - wa) / slope)
         inside = sorted(p for p in corners if 0 <= p <= 1)
         found: list[Region] = []
-        for low, high in zip(inside, inside[1:], strict=False):
+        for low, high in itertools.pairwise(inside):
             middle = (low + high) / 2
             best = max(ACTIONS, key=lambda action: (self.expected(action, middle), -ACTIONS.index(action)))
             if found and found[-1].action == best:

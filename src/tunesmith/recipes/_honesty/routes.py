@@ -98,15 +98,8 @@ def aligned(config: Config, folder: Path, start: Path) -> tuple[LM, Path]:
     if start.name == "adapter":
         model = folder / "start" / "model"
         if not (folder / "start" / "MANIFEST.json").is_file():
-            merge.run(
-                merge.Config(
-                    adapters=[str(start)],
-                    model=config.model,
-                    run_dir=str(folder / "start"),
-                    overwrite=True,
-                    threads=config.threads,
-                )
-            )
+            into = str(folder / "start")
+            merge.run(merge.Config(adapters=[str(start)], model=config.model, run_dir=into, overwrite=True, threads=config.threads))
     data = folder / "data"
     settings = {
         "data": str(data / "prompts.jsonl"), "method": config.method, "model": str(model), "peft": config.peft,
