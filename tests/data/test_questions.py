@@ -66,7 +66,10 @@ def test_a_question_is_on_one_side_whatever_stands_beside_it(tmp_path: Path) -> 
         ([{"name": "x", "answers": "y"}], "has no column of questions: its columns are name, answers"),
         ([{"question": "x?", "note": "y"}], "has no column of right answers: its columns are question, note"),
         ([{"question": "x?", "answers": []}], "no row of .* has a right answer in 'answers'"),
-        ([{"question": "x?", "answers": "y"}, {"question": 3, "answers": "y"}], r"questions.jsonl:2: 'question' must be the text"),
+        (
+            [{"question": "x?", "answers": "y"}, {"question": 3, "answers": "y"}],
+            r"questions.jsonl:2: 'question' must be the text",
+        ),
         ([{"question": "x?", "answers": [["y"]]}], r"questions.jsonl:1: 'answers' must be a text or a list of texts"),
         ([{"question": "x?", "answers": "y", "false_premise": True}], "the row has an answer and a false premise"),
     ],

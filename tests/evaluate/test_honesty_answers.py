@@ -74,7 +74,9 @@ def test_questions_without_an_answer() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("gold", "said"), [("18", "$18.0"), ("A", "A"), ("O", "o."), ("St. Louis", "St. Louis"), ("yes", "Yes.")])
+@pytest.mark.parametrize(
+    ("gold", "said"), [("18", "$18.0"), ("A", "A"), ("O", "o."), ("St. Louis", "St. Louis"), ("yes", "Yes.")]
+)
 def test_answers_are_compared_as_people_would(gold: str, said: str) -> None:
     assert judge(Question("q", "q?", (gold,), "q:1"), said) == "correct"
 

@@ -1,5 +1,6 @@
 """When answering, hedging and declining are best: exact, by brute force, and refused where signs are wrong."""
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -47,7 +48,7 @@ def test_regions_are_those_of_brute_force(numbers: tuple[float, ...]) -> None:
     regions = table.regions()
     assert regions[0].low == 0
     assert regions[-1].high == 1
-    assert all(a.high == b.low and a.action != b.action for a, b in zip(regions, regions[1:], strict=False))
+    assert all(a.high == b.low and a.action != b.action for a, b in itertools.pairwise(regions))
     for p in np.linspace(0, 1, 197):
         values = {
             "answer": correct * p + wrong * (1 - p),

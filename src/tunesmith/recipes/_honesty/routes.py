@@ -99,7 +99,9 @@ def aligned(config: Config, folder: Path, start: Path) -> tuple[LM, Path]:
         model = folder / "start" / "model"
         if not (folder / "start" / "MANIFEST.json").is_file():
             into = str(folder / "start")
-            merge.run(merge.Config(adapters=[str(start)], model=config.model, run_dir=into, overwrite=True, threads=config.threads))
+            merge.run(
+                merge.Config(adapters=[str(start)], model=config.model, run_dir=into, overwrite=True, threads=config.threads)
+            )
     data = folder / "data"
     settings = {
         "data": str(data / "prompts.jsonl"), "method": config.method, "model": str(model), "peft": config.peft,
