@@ -100,9 +100,7 @@ def main() -> None:
     print(honesty.render(report))
     routes = [{k: v for k, v in route.items() if k != "curve"} for route in report["routes"]]
     settings = {k: v for k, v in values.items() if k not in ("data", "run_dir")}
-    write_json(
-        HERE / "honesty.json", {**report, "routes": routes, "settings": settings, "run_dir": None, "model": report["model"]}
-    )
+    write_json(HERE / "honesty.json", {**report, "routes": routes, "settings": settings, "run_dir": None})
     (HERE / "honesty.svg").write_text(picture(report), encoding="utf-8")
 
 

@@ -12,14 +12,15 @@ import pytest
 from tunesmith import cli
 from tunesmith.core.errors import UserError
 from tunesmith.data.questions import Question
-from tunesmith.evaluate.honesty import DECLINE, worth
+from tunesmith.evaluate.honesty import DECLINE, judge_when_told, worth
 from tunesmith.recipes import honesty, tune
 from tunesmith.recipes._honesty import routes as routes_module
 from tunesmith.recipes._honesty.asking import Said, declining_demonstrations
-from tunesmith.recipes._honesty.boundary import boundary_answer, probed
+from tunesmith.recipes._honesty.boundary import boundary_answer, probed, write_data
 from tunesmith.recipes._honesty.config import Config
 from tunesmith.recipes._honesty.measuring import measured
 from tunesmith.recipes._honesty.routes import Route
+from tunesmith.recipes._models import load
 from tunesmith.recipes.scorers import honesty as scorer
 from tunesmith.rl.reward_table import RewardTable
 from tunesmith.train.rollouts import Answer
@@ -38,8 +39,8 @@ def write(path: str, rows: list[dict[str, Any]]) -> None:
 
 SMALL: dict[str, Any] = {
     "data": "q.jsonl", "model": "taught/model", "template": "Q: {question}\nA:", "demonstrations": 0, "train_rows": 90,
-    "test_rows": 40, "samples": 4, "threads": 1, "dtype": "fp32", "epochs": 15, "learning_rate": 0.003,
-    "peft": {"name": "lora", "rank": 16}, "steps": 2, "rollouts": 8, "max_new_tokens": 30,
+    "test_rows": 40, "samples": 4, "threads": 1, "dtype": "fp32", "epochs": 12, "learning_rate": 0.006,
+    "told": False, "peft": {"name": "lora", "rank": 16}, "steps": 2, "rollouts": 8, "max_new_tokens": 30,
 }  # fmt: skip
 
 
@@ -53,15 +54,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("honesty")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        taught = [{"prompt": f"Q: {kind}{n}?\nA:", "answer": ANSWERS[kind]} for n in range(100, 160) for kind in "ab"]
+        # It says elsewhere, of z, that it does not know: a toy whose embeddings are frozen can learn when to, not what to say.
+        said = {**ANSWERS, "z": DECLINE}
+        taught = [{"prompt": f"Q: {kind}{n}?\nA:", "answer": said[kind]} for n in range(100, 160) for kind in "abz"]
         write("taught.jsonl", taught)
         Path("taught.yaml").write_text(
             'name: taught\ndata: {train: taught.jsonl}\ntemplate: "{prompt} {answer}"\nanswer: answer\n'
         )
         tune.run(
             tune.Config(
-                data="taught.yaml", model="toy-llama", peft="full", epochs=8, learning_rate=0.01, validation_rows=0, test_rows=0,
-                guard=False, run_dir="taught", threads=1, dtype="fp32",
+                data="taught.yaml", model="toy-llama", peft="full", epochs=16, learning_rate=0.005, validation_rows=0,
+                test_rows=0, guard=False, run_dir="taught", threads=1, dtype="fp32",
             )
         )  # fmt: skip
         write("q.jsonl", [fact("abxy"[n % 4], n) for n in range(200, 330)])
@@ -96,7 +99,7 @@ def test_the_report_is_as_documented(here: dict[str, Any]) -> None:
 
 
 def test_the_probe_finds_what_was_taught(here: dict[str, Any]) -> None:
-    rows = [row for row in lines("run/data/boundary.jsonl") if row["prompt"].count("A:") == 1]
+    rows = lines("run/data/boundary.jsonl")
     for row in rows:
         taught = row["prompt"][3] in "ab"
         assert row["known"] == taught
@@ -149,12 +152,18 @@ def test_other_settings_are_another_run(here: dict[str, Any]) -> None:
 
 
 def test_the_scorer_gives_the_table(here: dict[str, Any]) -> None:
-    key = {row["prompt"]: row for row in lines("run/data/key.jsonl")}
-    score = scorer.open(scorer.Parameters(key="run/data/key.jsonl", wrong=-3.0))
+    probes = probed(config(), [question("1", "r"), question("2", "r")], [Said("r", 1, ("r",)), Said("g", 1, ("g",))])
+    write_data(config(told=True), Path("told"), [probes[0], probes[0], probes[1]], probes)
+    assert [row["prompt"] for row in lines("told/prompts.jsonl")] == [row["prompt"] for row in lines("told/key.jsonl")]
+    key = {row["prompt"]: row for row in lines("told/key.jsonl")}
+    score = scorer.open(scorer.Parameters(key="told/key.jsonl", wrong=-3.0))
     prompt = next(p for p, row in key.items() if row["answers"] == ["r"] and row["was_right"] is None)
     said = ["r", "I think r", DECLINE, "Maybe g", "g", ""]
     assert score([Answer(prompt, text, True) for text in said]) == [1.0, 0.7, 0.0, -1.0, -3.0, -3.0]
     told = next(p for p, row in key.items() if row["was_right"] is False)
+    assert told == "Q: 2\nA: g\nThat is wrong.\nA:"
+    (row,) = [row for row in lines("told/boundary.jsonl") if row["prompt"] == told]
+    assert row["answer"] == "You are right, I was wrong."
     assert score([Answer(told, "You are right, I was wrong.", True), Answer(told, "I am sure: r", True)]) == [1.0, -3.0]
     with pytest.raises(UserError, match="does not know the prompt 'Q: nowhere'"):
         score([Answer("Q: nowhere", "r", True)])
@@ -162,6 +171,16 @@ def test_the_scorer_gives_the_table(here: dict[str, Any]) -> None:
         scorer.open(scorer.Parameters(key="nowhere.jsonl"))
     with pytest.raises(UserError, match="declining could never be better"):
         scorer.open(scorer.Parameters(key="run/data/key.jsonl", wrong=4.0))
+
+
+def test_a_model_is_told_that_its_answers_are_wrong(here: dict[str, Any], tmp_path: Path) -> None:
+    lm = load("taught/model", "run/boundary/adapter", "fp32")
+    asked = [question("a210?", "r"), question("b211?", "r"), question("x212?", "r")]
+    route = routes_module.heard(config(told=True), lm, "base", "", asked, tmp_path, "")
+    assert route.outcomes == ["correct", "wrong", "declined"]
+    replies = [said["text"] for said in lines(str(tmp_path / "base-told.jsonl"))]
+    # What was declined is not called wrong.
+    assert route.told == [(right, judge_when_told(right, text)) for right, text in zip((True, False), replies, strict=True)]
 
 
 @pytest.mark.parametrize(
