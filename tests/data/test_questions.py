@@ -1,6 +1,7 @@
 """Questions from files and BIG-bench: aliases, rows without an answer, false premises, and what is refused."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ ROWS = [
 ]
 
 
-def written(folder: Path, rows: list[dict[str, object]]) -> str:
+def written(folder: Path, rows: Sequence[Mapping[str, object]]) -> str:
     path = folder / "questions.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
@@ -74,7 +75,7 @@ def test_a_question_is_on_one_side_whatever_stands_beside_it(tmp_path: Path) -> 
         ([{"question": "x?", "answers": "y", "false_premise": True}], "the row has an answer and a false premise"),
     ],
 )
-def test_what_cannot_be_read_is_named(tmp_path: Path, rows: list[dict[str, object]], said: str) -> None:
+def test_what_cannot_be_read_is_named(tmp_path: Path, rows: Sequence[Mapping[str, object]], said: str) -> None:
     with pytest.raises(UserError, match=said):
         read_questions(written(tmp_path, rows))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def heard(config: Config, lm: LM, name: str, before: str, questions: Sequence[Qu
     """
     prompts = [before + question_prompt(config, question) for question in questions]
     said = ask(config, lm, prompts, folder / f"{name}.jsonl")
-    outcomes = [judge(question, one.text) for question, one in zip(questions, said, strict=True)]
+    outcomes: list[Outcome] = [judge(question, one.text) for question, one in zip(questions, said, strict=True)]
     told: list[tuple[bool, Outcome]] = []
     if config.told:
         shown = [
@@ -98,10 +99,8 @@ def aligned(config: Config, folder: Path, start: Path) -> tuple[LM, Path]:
     if start.name == "adapter":
         model = folder / "start" / "model"
         if not (folder / "start" / "MANIFEST.json").is_file():
-            into = str(folder / "start")
-            merge.run(
-                merge.Config(adapters=[str(start)], model=config.model, run_dir=into, overwrite=True, threads=config.threads)
-            )
+            into: dict[str, Any] = {"run_dir": str(folder / "start"), "overwrite": True, "threads": config.threads}
+            merge.run(merge.Config(adapters=[str(start)], model=config.model, **into))
     data = folder / "data"
     settings = {
         "data": str(data / "prompts.jsonl"), "method": config.method, "model": str(model), "peft": config.peft,
