@@ -16,7 +16,7 @@ from tunesmith.train.parameters import HARMLESS
 
 POSITIONAL = "data"
 EXAMPLES = (
-    "tunesmith align movies --scorer lexicon --prompt_tokens 8 --allow_attackable true",
+    "tunesmith align movies --scorer lexicon --prompt_tokens 8 --allow_attackable",
     "tunesmith align prompts.jsonl --method rloo --scorer scorer.py:score",
     "tunesmith align pairs.jsonl --method dpo --method.sft_weight 0.1",
     "tunesmith align movies --method best-of-n --scorer lexicon --prompt_tokens 8",

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tunesmith.core.registry import ALIGNERS
 from tunesmith.recipes._align.health import RULES
+from tunesmith.recipes._training_run import TrainingRun
 from tunesmith.train.parameters import FitParameters
 
 # What means something only where answers are sampled and scored, and only where judgements are read.
@@ -26,7 +27,7 @@ def _named_in(method: str | dict[str, Any]) -> str:
     return (method if isinstance(method, str) else str(method.get("name"))).partition(":")[0]
 
 
-class Config(FitParameters):
+class Config(TrainingRun):
     """Settings of `tunesmith align`, beside those of training itself."""
 
     data: str
@@ -88,21 +89,8 @@ class Config(FitParameters):
     """file of texts whose likelihood is learned beside the scores, so that what the model could is kept (PPO-ptx)"""
     ptx_weight: float = Field(1.0, gt=0, allow_inf_nan=False)
     """weight of a token of these texts beside one of an answer; InstructGPT has 27.8"""
-    dtype: str = "auto"
-    threads: int | None = None
-    seed: int = 0
-    run_dir: str | None = None
-    """absent = runs/align-METHOD-DATA"""
-    overwrite: bool = False
-    """start again in a run_dir that holds an earlier run"""
-    resume: bool = True
-    """go on from the newest checkpoint in run_dir, bit for bit; --resume false is --overwrite"""
-    max_memory_gb: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """most memory to use, 10^9 bytes; absent = all that is available. A training that needs more is not started"""
     allow_attackable: bool = False
     """go on with a scorer that prefers an attack (nothing, repetition, random characters, ...) to real answers"""
-    skip_bad_rows: bool = False
-    """go on with the good rows of a file and list the bad ones"""
 
     @field_validator("method", mode="before")
     @classmethod

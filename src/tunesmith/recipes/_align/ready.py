@@ -17,7 +17,7 @@ from tunesmith.core.registry import ALIGNERS, PEFT
 from tunesmith.data import formats
 from tunesmith.data.collate import Batch
 from tunesmith.data.prompts import Prompts
-from tunesmith.data.task import Task, load_task
+from tunesmith.data.task import Task, load_task, require_permission
 from tunesmith.models.decoder import hidden_states
 from tunesmith.models.generate import Sampling
 from tunesmith.models.lm_loss import loss_of_hidden
@@ -127,6 +127,7 @@ def read_prompts(config: Config, lm: LM) -> tuple[list[Prompt], list[str]]:
     warnings: list[str] = []
     texts: list[tuple[str, str, tuple[str, ...]]] = []
     if is_task(config.data):
+        require_permission(config.data, config.allow_canary)
         task = load_task(config.data, skip_bad_rows=config.skip_bad_rows)
         field = task.template.fields[0]
         asked = Prompts(task, lm.tokenizer)
