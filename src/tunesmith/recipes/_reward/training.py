@@ -40,7 +40,7 @@ class Trained:
     """A reward model that was trained, saved and measured.
 
     Attributes:
-        rewards: of each completion of the test judgements; of_texts: of the rated test texts.
+        rewards: of each completion of the test judgements; of_texts: of the rated test texts. rows: those that were used.
     """
 
     it: RewardModel
@@ -51,7 +51,7 @@ class Trained:
     fitted: losses.Fitted
     rewards: list[list[float]]
     of_texts: list[float]
-    warnings: list[str]
+    rows: Judgements
 
 
 def train_one(config: Config, rows: Judgements, folder: Path, seed: int) -> Trained:
@@ -61,11 +61,12 @@ def train_one(config: Config, rows: Judgements, folder: Path, seed: int) -> Trai
         UserError: the rows or settings do not fit the model. WorkFailed: something is not finite. Interrupted: a signal.
     """
     it = fresh(config.model, config.dtype, seed)
+    rows = _within(config, it, rows)
     objective = losses.objective_of(config, rows.train)
     learned = _usable(rows.train, objective, config)
     it.prompts = _kind_of_prompts(learned)
     fitted = losses.Fitted(objective, config.ties, learned)
-    encoded, kept, warnings = _within(config, losses.encode(it, learned, objective), learned)
+    encoded = losses.encode(it, learned, objective)
     samples = policy_answers(config, it, rows) if config.normalise == "samples" else []
     normalised: dict[str, Any] = {"by": config.normalise}
     if samples:
@@ -78,7 +79,7 @@ def train_one(config: Config, rows: Judgements, folder: Path, seed: int) -> Trai
     record = _run(config, it, rows, folder, seed)
     say(f"{rows.describe()}; {objective} on {config.model}, {str(it.lm.dtype).removeprefix('torch.')}")
     adapted = train(it.lm, training, record, _validation(it, rows.validation))
-    anchors = samples or _preferred(kept) if config.normalise != "none" else []
+    anchors = samples or _preferred(learned) if config.normalise != "none" else []
     if anchors:
         rewards = it.score(anchors, "scoring")
         it.normalise(rewards, deviation=bool(samples))
@@ -94,7 +95,7 @@ def train_one(config: Config, rows: Judgements, folder: Path, seed: int) -> Trai
     }  # fmt: skip
     probes = [(p.prompt, text) for p in rows.test[:2] for text in p.completions]
     artefact = save(folder, it, method, probes, about)
-    return Trained(it, adapted, artefact, measured, normalised, fitted, given, of_texts, warnings)
+    return Trained(it, adapted, artefact, measured, normalised, fitted, given, of_texts, rows)
 
 
 def scored(it: RewardModel, preferences: Sequence[Preference], title: str = "") -> list[list[float]]:
@@ -115,33 +116,30 @@ def _usable(train: Sequence[Preference], objective: str, config: Config) -> list
     return [p for p in train if decided(p) or config.ties != "drop"]
 
 
-def _within(
-    config: Config, encoded: list[Encoded], of: Sequence[Preference]
-) -> tuple[list[Encoded], list[Preference], list[str]]:
-    """Leave out or refuse judgements with a completion that is too long.
+def _within(config: Config, it: RewardModel, rows: Judgements) -> Judgements:
+    """Leave out or refuse judgements with a completion that is too long, whatever they are for.
 
     Raises:
         UserError: one is, and those are not to be dropped; or none is left.
     """
-    longest = [_longest(row) for row in encoded]
-    fits = [length <= config.max_length for length in longest]
-    if all(fits):
-        return encoded, list(of), []
-    first = fits.index(False)
-    if config.over_long == "stop" or not any(fits):
-        raise UserError(
-            f"{of[first].where}: a completion has {longest[first]:,} tokens with its prompt, more than --max_length "
-            f"{config.max_length:,} ({len(fits) - sum(fits):,} judgements have)",
-            "Raise --max_length, or leave them out: --over_long drop.",
-        )
-    said = f"{len(fits) - sum(fits):,} judgements with a completion of more than {config.max_length:,} tokens were dropped"
-    kept = [(row, p) for row, p, fit in zip(encoded, of, fits, strict=True) if fit]
-    return [row for row, _ in kept], [p for _, p in kept], [said]
-
-
-def _longest(row: Encoded) -> int:
-    starts = [at for at, begins in enumerate(row.loss_mask) if begins]
-    return max(b - a for a, b in zip(starts, [*starts[1:], len(row)], strict=True))
+    most = min(config.max_length, it.lm.context_length)
+    parts: dict[str, list[Preference]] = {}
+    dropped = 0
+    for name in ("train", "validation", "test"):
+        given: list[Preference] = getattr(rows, name)
+        lengths = [max(len(it.ids(p.prompt, text)) for text in p.completions) for p in given]
+        parts[name] = [p for p, length in zip(given, lengths, strict=True) if length <= most]
+        over = [(p, length) for p, length in zip(given, lengths, strict=True) if length > most]
+        if over and (config.over_long == "stop" or not (parts[name] or name == "validation")):
+            limit = "--max_length allows" if most == config.max_length else f"{it.lm.name} reads"
+            raise UserError(
+                f"{over[0][0].where}: a completion has {over[0][1]:,} tokens with its prompt, more than the {most:,} that "
+                f"{limit} ({len(over):,} judgements have)",
+                "Leave them out: --over_long drop; or take a model that reads more and raise --max_length.",
+            )
+        dropped += len(over)
+    said = [f"{dropped:,} judgements with a completion of more than {most:,} tokens were dropped"] if dropped else []
+    return replace(rows, **parts, warnings=[*rows.warnings, *said])
 
 
 def _training(
