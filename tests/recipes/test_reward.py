@@ -430,7 +430,7 @@ def test_agreement_with_mean_ratings_counts_every_pair_of_texts() -> None:
         (
             [pair(i) for i in range(60)],
             {"max_length": 4},
-            r"a completion has \d+ tokens .* more than --max_length 4",
+            r"a completion has \d+ tokens .* more than the 4 that --max_length allows",
         ),
         ([pair(i) for i in range(60)], {"completions": 4}, "completions: these are for a task with ratings"),
         ([pair(i) for i in range(60)], {"model": "toy-bert", "normalise": "samples"}, "an encoder writes no answers"),
@@ -445,6 +445,19 @@ def test_what_cannot_be_learned_from_is_refused_with_what_to_do(
     with pytest.raises(UserError, match=message) as caught:
         reward.run(Config(**{**SMALL, **changes}))
     assert caught.value.fix
+
+
+def test_what_is_too_long_is_found_before_training_whatever_it_is_for() -> None:
+    rows = [pair(i) for i in range(60)]
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    long = [{**pair(60), "chosen": "river! " * 300}, *({**pair(i), "rejected": "stone. " * 300} for i in range(200, 230))]
+    Path("long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, *long]))
+    with pytest.raises(UserError, match=r"more than the 512 that toy-bert reads"):
+        reward.run(Config(**{**SMALL, "data": "long.jsonl", "model": "toy-bert"}))
+    report = reward.run(
+        Config(**{**SMALL, "data": "long.jsonl", "model": "toy-bert", "over_long": "drop", "max_steps": 1, "run_dir": "other"})
+    )
+    assert report["warnings"] == ["31 judgements with a completion of more than 512 tokens were dropped"]
 
 
 def test_judgements_that_are_all_ties_teach_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

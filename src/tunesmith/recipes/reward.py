@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.recipes._reward.config import Config
 
 if TYPE_CHECKING:
-    from tunesmith.recipes._reward.rows import Judgements
     from tunesmith.recipes._reward.training import Trained
 
 POSITIONAL = "data"
@@ -45,8 +44,8 @@ def run(config: Config) -> dict[str, Any]:
     seeds = config.seeds or [config.seed]
     places = [folder / f"seed-{seed}" if config.seeds else folder for seed in seeds]
     trained = [train_one(config, rows, place, seed) for seed, place in zip(seeds, places, strict=True)]
-    many = together(config, rows, folder, trained) if config.seeds else {}
-    report = {**_report(rows, trained, folder), **many, "wall_seconds": time.monotonic() - start}
+    many = together(config, folder, trained) if config.seeds else {}
+    report = {**_report(trained, folder), **many, "wall_seconds": time.monotonic() - start}
     page.write(folder, places[0], config, report)
     return report
 
@@ -56,17 +55,17 @@ def folder_of(config: Config) -> Path:
     return Path(config.run_dir or f"runs/reward-{Path(config.data).name.split('.')[0]}")
 
 
-def _report(rows: Judgements, trained: list[Trained], folder: Path) -> dict[str, Any]:
+def _report(trained: list[Trained], folder: Path) -> dict[str, Any]:
     from tunesmith.core.memory import peak_gb
 
     first, fits = trained[0], [one.adapted.fitted for one in trained]
     return {
         "status": "done", "run_dir": str(folder), "artefact": str(first.artefact), "seconds": sum(f.seconds for f in fits),
-        "peak_memory_gb": peak_gb(), "objective": first.fitted.objective, "judgements": len(rows.train),
+        "peak_memory_gb": peak_gb(), "objective": first.fitted.objective, "judgements": len(first.rows.train),
         "trained_parameters": first.adapted.trained_parameters, "steps": sum(f.steps for f in fits),
         "tokens": sum(f.tokens for f in fits), "final_loss": fits[0].losses[-1], "validation": fits[0].best,
         "normalised": first.normalised, "fitted": first.fitted.as_record(), **first.measured, "members": [],
-        "warnings": [*rows.warnings, *first.warnings],
+        "warnings": first.rows.warnings,
     }  # fmt: skip
 
 

@@ -14,11 +14,10 @@ from tunesmith.core.files import write_json, write_manifest
 from tunesmith.recipes._reward.config import Config
 from tunesmith.recipes._reward.files import ENSEMBLE, FILE
 from tunesmith.recipes._reward.measures import measure
-from tunesmith.recipes._reward.rows import Judgements
 from tunesmith.recipes._reward.training import Trained
 
 
-def together(config: Config, rows: Judgements, folder: Path, trained: Sequence[Trained]) -> dict[str, Any]:
+def together(config: Config, folder: Path, trained: Sequence[Trained]) -> dict[str, Any]:
     """Measure the mean of several models' rewards, and write a directory that names them.
 
     Returns:
@@ -27,6 +26,7 @@ def together(config: Config, rows: Judgements, folder: Path, trained: Sequence[T
     Raises:
         WorkFailed: the disk could not take it.
     """
+    rows = trained[0].rows  # the same of all
     mean = [np.mean([one.rewards[i] for one in trained], axis=0).tolist() for i in range(len(rows.test))]
     texts = np.mean([one.of_texts for one in trained], axis=0).tolist() if rows.rated else []
     scale = float(np.mean([one.it.trained_gain / one.it.gain for one in trained]))

@@ -40,7 +40,7 @@ class Trained:
     """A reward model that was trained, saved and measured.
 
     Attributes:
-        rewards: of each completion of the test judgements; of_texts: of the rated test texts.
+        rewards: of each completion of the test judgements; of_texts: of the rated test texts. rows: those that were used.
     """
 
     it: RewardModel
@@ -51,7 +51,7 @@ class Trained:
     fitted: losses.Fitted
     rewards: list[list[float]]
     of_texts: list[float]
-    warnings: list[str]
+    rows: Judgements
 
 
 @dataclass(frozen=True)
@@ -59,20 +59,19 @@ class Ready:
     """A reward model about to be trained.
 
     Attributes:
-        method: peft entry and its parameters. kept: the judgements that are learned from, as `training.data` has them.
-        samples: answers of the policy to normalise by. lengths: tokens of each judgement, also of those too long.
+        rows: those that are not too long; learned: of their judgements what `training.data` has.
+        method: peft entry and its parameters. samples: answers of the policy to normalise by.
     """
 
     it: RewardModel
+    rows: Judgements
+    learned: list[Preference]
     objective: str
     fitted: losses.Fitted
     method: tuple[ModuleType, Any]
     training: Training
-    kept: list[Preference]
     samples: list[tuple[Prompt, str]]
     normalised: dict[str, Any]
-    lengths: list[int]
-    warnings: list[str]
 
 
 def ready(config: Config, rows: Judgements, seed: int) -> Ready:
@@ -82,12 +81,12 @@ def ready(config: Config, rows: Judgements, seed: int) -> Ready:
         UserError: the rows or settings do not fit the model.
     """
     it = fresh(config.model, config.dtype, seed)
+    rows = _within(config, it, rows)
     objective = losses.objective_of(config, rows.train)
     learned = _usable(rows.train, objective, config)
     it.prompts = _kind_of_prompts(learned)
     fitted = losses.Fitted(objective, config.ties, learned)
-    every = losses.encode(it, learned, objective)
-    encoded, kept, warnings = _within(config, every, learned)
+    encoded = losses.encode(it, learned, objective)
     samples = policy_answers(config, it, rows) if config.normalise == "samples" else []
     normalised: dict[str, Any] = {"by": config.normalise}
     if samples:
@@ -96,7 +95,7 @@ def ready(config: Config, rows: Judgements, seed: int) -> Ready:
         normalised |= {"samples": len(samples), "before": _moments(rewards)}
     method = PEFT.parameters(config.peft or ("full" if it.encoder else "lora"))
     training = _training(config, it, fitted, method, encoded, objective, seed)
-    return Ready(it, objective, fitted, method, training, kept, samples, normalised, list(map(len, every)), warnings)
+    return Ready(it, rows, learned, objective, fitted, method, training, samples, normalised)
 
 
 def train_one(config: Config, rows: Judgements, folder: Path, seed: int) -> Trained:
@@ -106,12 +105,12 @@ def train_one(config: Config, rows: Judgements, folder: Path, seed: int) -> Trai
         UserError: the rows or settings do not fit the model. WorkFailed: something is not finite. Interrupted: a signal.
     """
     begun = ready(config, rows, seed)
-    it, objective, fitted, normalised = begun.it, begun.objective, begun.fitted, dict(begun.normalised)
+    it, rows, fitted, normalised = begun.it, begun.rows, begun.fitted, dict(begun.normalised)
     require_memory(begun.training, bool(rows.validation), config.max_memory_gb, it.lm.model)
     record = _run(config, it, rows, folder, seed)
-    say(f"{rows.describe()}; {objective} on {config.model}, {str(it.lm.dtype).removeprefix('torch.')}")
+    say(f"{rows.describe()}; {begun.objective} on {config.model}, {str(it.lm.dtype).removeprefix('torch.')}")
     adapted = train(it.lm, begun.training, record, validation_of(it, rows.validation))
-    anchors = begun.samples or _preferred(begun.kept) if config.normalise != "none" else []
+    anchors = begun.samples or _preferred(begun.learned) if config.normalise != "none" else []
     if anchors:
         rewards = it.score(anchors, "scoring")
         it.normalise(rewards, deviation=bool(begun.samples))
@@ -122,12 +121,12 @@ def train_one(config: Config, rows: Judgements, folder: Path, seed: int) -> Trai
     rated = (rows.rated, of_texts) if rows.rated else None
     measured = measure(rows.test, given, scale, fitted, config.seed, rated)
     about = {
-        "objective": objective, "ties": config.ties, "fitted": fitted.as_record(), "normalised": normalised,
+        "objective": begun.objective, "ties": config.ties, "fitted": fitted.as_record(), "normalised": normalised,
         "canary": rows.canary, "accuracy": measured["accuracy"], "judgements": len(begun.training.data),
     }  # fmt: skip
     probes = [(p.prompt, text) for p in rows.test[:2] for text in p.completions]
     artefact = save(folder, it, begun.method, probes, about)
-    return Trained(it, adapted, artefact, measured, normalised, fitted, given, of_texts, begun.warnings)
+    return Trained(it, adapted, artefact, measured, normalised, fitted, given, of_texts, rows)
 
 
 def scored(it: RewardModel, preferences: Sequence[Preference], title: str = "") -> list[list[float]]:
@@ -148,33 +147,30 @@ def _usable(train: Sequence[Preference], objective: str, config: Config) -> list
     return [p for p in train if decided(p) or config.ties != "drop"]
 
 
-def _within(
-    config: Config, encoded: list[Encoded], of: Sequence[Preference]
-) -> tuple[list[Encoded], list[Preference], list[str]]:
-    """Leave out or refuse judgements with a completion that is too long.
+def _within(config: Config, it: RewardModel, rows: Judgements) -> Judgements:
+    """Leave out or refuse judgements with a completion that is too long, whatever they are for.
 
     Raises:
         UserError: one is, and those are not to be dropped; or none is left.
     """
-    longest = [_longest(row) for row in encoded]
-    fits = [length <= config.max_length for length in longest]
-    if all(fits):
-        return encoded, list(of), []
-    first = fits.index(False)
-    if config.over_long == "stop" or not any(fits):
-        raise UserError(
-            f"{of[first].where}: a completion has {longest[first]:,} tokens with its prompt, more than --max_length "
-            f"{config.max_length:,} ({len(fits) - sum(fits):,} judgements have)",
-            "Raise --max_length, or leave them out: --over_long drop.",
-        )
-    said = f"{len(fits) - sum(fits):,} judgements with a completion of more than {config.max_length:,} tokens were dropped"
-    kept = [(row, p) for row, p, fit in zip(encoded, of, fits, strict=True) if fit]
-    return [row for row, _ in kept], [p for _, p in kept], [said]
-
-
-def _longest(row: Encoded) -> int:
-    starts = [at for at, begins in enumerate(row.loss_mask) if begins]
-    return max(b - a for a, b in zip(starts, [*starts[1:], len(row)], strict=True))
+    most = min(config.max_length, it.lm.context_length)
+    parts: dict[str, list[Preference]] = {}
+    dropped = 0
+    for name in ("train", "validation", "test"):
+        given: list[Preference] = getattr(rows, name)
+        lengths = [max(len(it.ids(p.prompt, text)) for text in p.completions) for p in given]
+        parts[name] = [p for p, length in zip(given, lengths, strict=True) if length <= most]
+        over = [(p, length) for p, length in zip(given, lengths, strict=True) if length > most]
+        if over and (config.over_long == "stop" or not (parts[name] or name == "validation")):
+            limit = "--max_length allows" if most == config.max_length else f"{it.lm.name} reads"
+            raise UserError(
+                f"{over[0][0].where}: a completion has {over[0][1]:,} tokens with its prompt, more than the {most:,} that "
+                f"{limit} ({len(over):,} judgements have)",
+                "Leave them out: --over_long drop; or take a model that reads more and raise --max_length.",
+            )
+        dropped += len(over)
+    said = [f"{dropped:,} judgements with a completion of more than {most:,} tokens were dropped"] if dropped else []
+    return replace(rows, **parts, warnings=[*rows.warnings, *said])
 
 
 def _training(

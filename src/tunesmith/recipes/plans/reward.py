@@ -24,6 +24,7 @@ def run(config: Config) -> dict[str, Any]:
     Raises:
         UserError: unusable data or settings, named by file, row or key.
     """
+    from tunesmith.data.encoded_rows import lengths_of
     from tunesmith.recipes._models import quiet_libraries, use_threads
     from tunesmith.recipes._reward.rows import read_judgements
     from tunesmith.recipes._reward.training import ready, validation_of
@@ -34,13 +35,12 @@ def run(config: Config) -> dict[str, Any]:
     use_threads(config.threads)
     rows = read_judgements(config)
     it = ready(config.model_copy(update={"over_long": "drop"}), rows, config.seeds[0] if config.seeds else config.seed)
-    validation = validation_of(it.it, rows.validation)
-    model = it.it.lm.model
+    validation, model = validation_of(it.it, it.rows.validation), it.it.lm.model
     saved = it.training.parameters.values() if it.method[0].SAVES == "adapter" else model.parameters()
     more = [f"{len(config.seeds)} models are asked for, and this is what one costs"] if config.seeds else []
     return planned(Planned(
         "reward", it.training, reward.folder_of(config), config.model, it.method[0].__name__.rpartition(".")[2], list(saved),
-        model, it.lengths, config.max_length, validation.measure if validation and config.evaluations else None,
-        time.monotonic() - start, config.max_memory_gb, len(it.lengths) - len(it.training.data),
-        warnings=[*rows.warnings, *it.warnings, *more],
+        model, lengths_of(it.training.data), config.max_length,
+        validation.measure if validation and config.evaluations else None, time.monotonic() - start, config.max_memory_gb,
+        len(rows.train) - len(it.rows.train), warnings=[*it.rows.warnings, *more],
     ))  # fmt: skip
