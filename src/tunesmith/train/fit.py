@@ -242,17 +242,11 @@ def _step(loss_of: LossOf, state: _State, plan: _Plan) -> dict[str, float]:
     # Dropout draws from here, so a step's randomness is its own and not the history's.
     torch.manual_seed(derive(plan.seed, "step", position.step, *([engine.rank] if engine.rank else [])))
     counted = sum(e.counted for e in examples)
-<<<<<<< HEAD
     loss, counts = 0.0, dict[str, float]()
-    for batches in engine.passes(examples, plan.how.tokens_per_micro_batch):
-        mine = batches[engine.rank]
-=======
-    loss, counts = 0.0, {"correct": 0.0}
     passes = engine.passes(examples, plan.how.tokens_per_micro_batch)
     # All of a step's batches are on their way to the device before the first is computed.
     sent = [batch.to(plan.device) if (batch := batches[engine.rank]) else None for batches in passes]
     for batches, mine in zip(passes, sent, strict=True):
->>>>>>> main
         # A worker with nothing left goes through another's rows for nothing: its part of the weights is needed.
         nll, stats = loss_of(mine or next(filter(None, batches)))
         values = engine.gather(float(nll.detach()) if mine else 0.0)
