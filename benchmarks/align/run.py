@@ -67,7 +67,7 @@ def against_peer(options: argparse.Namespace, folder: Path, method: str) -> dict
         calls = [("trl", lambda: trl(options, folder, method)), ("ours", lambda: ours(folder, method, options.steps))]
         rounds.append({name: call() for name, call in (calls if number % 2 == 0 else calls[::-1])})
         print(method, json.dumps(rounds[-1]), file=sys.stderr, flush=True)
-    middle = lambda values: statistics.median(values)  # noqa: E731
+    middle = statistics.median
     ratio = lambda key: middle([one["ours"][key] / one["trl"][key] for one in rounds])  # noqa: E731
     return {
         "times_trl": ratio("rollouts_per_second"),

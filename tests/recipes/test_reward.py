@@ -115,8 +115,8 @@ def of_batch(preferences: list[Preference], **changes: Any) -> tuple[float, list
     fitted = losses.Fitted(objective, config.ties, preferences)
     rows = losses.encode(it, preferences, objective)
     loss, _ = losses.loss_of(it, fitted, config)(collate(rows))
-    parts = sum(losses.loss_of(it, fitted, config)(batch)[0] for batch in micro_batches(rows, 40))
-    assert float(loss.detach()) == pytest.approx(float(parts), rel=1e-5)
+    parts = sum(float(losses.loss_of(it, fitted, config)(batch)[0].detach()) for batch in micro_batches(rows, 40))
+    assert float(loss.detach()) == pytest.approx(parts, rel=1e-5)
     return float(loss.detach()), [it.score([(p.prompt, c) for c in p.completions]) for p in preferences], fitted
 
 
@@ -317,8 +317,17 @@ def test_conversations_are_scored_behind_their_last_answer() -> None:
     ids = it.ids((Message("user", "hello"),), "there")
     assert ids[-1] == it.lm.tokenizer.eos_token_id
     assert "there" in it.lm.tokenizer.decode(list(ids))
-    it.chat = True
+    it.prompts = "chat"
     assert it.ids("hello", "there") == ids
+
+
+@pytest.mark.parametrize("name", ["toy-llama", "toy-bert"])
+def test_who_learned_texts_without_a_prompt_reads_prompt_and_answer_as_one(name: str) -> None:
+    it = fresh(name, "fp32", 0)
+    it.prompts = "none"
+    assert it.ids("the film", " was fine") == it.ids("", "the film was fine")
+    it.prompts = "text"
+    assert (it.ids("the film", " was fine") == it.ids("", "the film was fine")) == (name == "toy-llama")
 
 
 def test_the_rewards_of_a_policys_answers_have_mean_zero_and_deviation_one() -> None:
@@ -445,6 +454,20 @@ def test_judgements_that_are_all_ties_teach_nothing(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(rows_module, "read_preferences", lambda *_, **__: (tied, []))
     with pytest.raises(UserError, match="judgements are ties, which say nothing about what is better"):
         reward.run(Config(**SMALL))
+
+
+def test_choices_of_which_some_are_better_are_judgements(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.data.sources import _bigbench
+
+    rows = {"input": "Shall I?", "target_scores": {"Yes. ": 0, "Better not.": 1, "Perhaps.": 0}}
+    content = {"bigbench:talk/kind": {"examples": [rows]}, "bigbench:talk/wise": {"examples": [{"input": "?", "target": "!"}]}}
+    monkeypatch.setattr(_bigbench, "names", lambda: ["talk/kind", "talk/wise"])
+    monkeypatch.setattr(_bigbench, "_content", content.__getitem__)
+    (found,) = _bigbench.preferences("bigbench:talk")
+    assert (found.prompt, found.completions, found.ranks) == ("Shall I?", ("Yes.", "Better not.", "Perhaps."), (2, 1, 2))
+    assert found.where == "bigbench:talk/kind:1"
+    with pytest.raises(UserError, match="have no choices of which some are better"):
+        _bigbench.preferences("bigbench:talk/wise")
 
 
 @pytest.mark.parametrize(

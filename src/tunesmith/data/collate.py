@@ -26,6 +26,10 @@ class VaryingRows(Sequence[Encoded]):
         """Return what was measured while the rows of an epoch were made, for the log."""
         return {}
 
+    def ended(self, epoch: int) -> bool:
+        """Whether nothing more is to be learned, although steps are left; asked before each epoch."""
+        return False
+
 
 @dataclass(frozen=True)
 class Batch:

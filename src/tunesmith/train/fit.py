@@ -51,7 +51,7 @@ class Fitted:
         steps: updates made. losses: mean nats per counted token, one a step. tokens: real ones, padding not counted.
         supervised_tokens: those that counted. seconds: training only, without evaluation and saving.
         best: value on the validation rows of the weights that stayed, turned so that larger is better; None without one.
-        stopped_early: patience ran out.
+        stopped_early: patience ran out, or the data ended.
     """
 
     steps: int
@@ -90,6 +90,10 @@ def fit(training: Training, run: Run, validation: Validation | None = None, titl
         progress.advance(position.step)
         while position.step < plan.total and not position.finished:
             try:
+                if plan.ended_at(position.step):
+                    position.finished = True
+                    state.save()
+                    break
                 report = _step(training.loss_of, state, plan)
             except WorkFailed as error:
                 state.save_despite(error)
@@ -134,6 +138,11 @@ class _Plan:
             lengths = lengths_of(rows) if isinstance(self.data, VaryingRows) else self._lengths
             self._order = epoch, epoch_order(lengths, self._rows_per_step, self.seed, epoch)
         return [rows[i] for i in self._order[1][index]]
+
+    def ended_at(self, step: int) -> bool:
+        """Whether the data end before step `step`, counted from 0."""
+        epoch, index = divmod(step, self._per_epoch)
+        return index == 0 and isinstance(self.data, VaryingRows) and self.data.ended(epoch)
 
     def measured(self, step: int) -> dict[str, float]:
         """Return what was measured while the rows of step `step` were made."""

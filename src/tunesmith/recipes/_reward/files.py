@@ -62,7 +62,7 @@ def save(
     rewards = it.score(probes)
     record = {
         "kind": KIND, "reads": "encoder" if it.encoder else "decoder", "base": Path(it.lm.name).name,
-        "base_identity": it.lm.identity, "chat": it.chat, "gain": it.gain, "bias": it.bias, "trained_gain": it.trained_gain,
+        "base_identity": it.lm.identity, "prompts": it.prompts, "gain": it.gain, "bias": it.bias, "trained_gain": it.trained_gain,
         "dtype": str(it.lm.dtype).removeprefix("torch."), **about,
         "probe": [
             {"prompt": _plain(prompt), "completion": completion, "reward": reward}
@@ -135,7 +135,7 @@ def open_reward(path: str, base: str | None = None, dtype: str = "auto", trunk: 
     bare = _bare(folder, record, base, dtype, trunk)
     try:
         numbers = {key: float(record[key]) for key in ("gain", "bias", "trained_gain")}
-        it = replace(bare, chat=bool(record["chat"]), **numbers)
+        it = replace(bare, prompts=str(record["prompts"]), **numbers)
         probe = [(_prompt(one["prompt"]), str(one["completion"]), float(one["reward"])) for one in record["probe"]]
         saved_as = getattr(torch, record["dtype"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -68,9 +68,9 @@ class Fitted(nn.Module):
     def as_record(self) -> dict[str, Any]:
         """Return what was fitted, for people and files."""
         if self.ties != "drop":
-            return {"nu" if self.ties == "davidson" else "theta": float(self.tie_strength())}
+            return {"nu" if self.ties == "davidson" else "theta": float(self.tie_strength().detach())}
         if self.objective == "ordinal":
-            return {"levels": self.levels, "thresholds": self.thresholds().tolist()}
+            return {"levels": self.levels, "thresholds": self.thresholds().detach().tolist()}
         return {"rating_mean": self.mean, "rating_deviation": self.deviation} if self.objective == "regression" else {}
 
 

@@ -111,7 +111,7 @@ def _ties(pairs: Pairs, scale: float, fitted: Fitted) -> dict[str, Any]:
     many = len(pairs.difference) + len(pairs.tied)
     found: dict[str, Any] = {"share": len(pairs.tied) / max(many, 1), "pairs": len(pairs.tied), "counted": False}
     if fitted.ties != "drop":
-        strength = float(fitted.tie_strength())
+        strength = float(fitted.tie_strength().detach())
         both = scale * np.concatenate([pairs.difference, pairs.tied])
         found["predicted"] = float(np.mean([tie_probability(fitted.ties, strength, d) for d in both]))
     return found

@@ -41,7 +41,8 @@ class RewardModel:
     Attributes:
         encoder: it reads in both directions; else it is a decoder with a `head`.
         gain, bias: see above. trained_gain: the gain that training had, by which differences of rewards are log-odds.
-        chat: it learned from conversations, so that a prompt that is a text is read as the first turn of one.
+        prompts: what it learned from. "chat": conversations, so that a prompt that is a text is read as the first turn of one;
+            "none": texts without a prompt, so that a prompt and what goes on from it are read as one text; else "text".
         layers: its own LoRA layers, where it lives on a policy's trunk; they stand in the trunk only while it scores.
         aside: a with-block in which the policy's own adapter is off; only with `layers`.
     """
@@ -52,7 +53,7 @@ class RewardModel:
     gain: float = 1.0
     bias: float = 0.0
     trained_gain: float = 1.0
-    chat: bool = False
+    prompts: str = "text"
     layers: dict[str, torch.nn.Module] = field(default_factory=dict)
     aside: Any = None
 
@@ -63,11 +64,13 @@ class RewardModel:
             UserError: the tokenizer has no such token, or the chat template refuses the conversation.
         """
         tokenizer = self.lm.tokenizer
+        if self.prompts == "none" and isinstance(prompt, str):
+            prompt, completion = "", prompt + completion
         if self.encoder:
             asked = prompt if isinstance(prompt, str) else "\n".join(f"{m.role}: {m.content}" for m in prompt)
             texts = [asked, completion] if asked else [completion]
             return encoder_ids(tokenizer, *(token_ids(tokenizer, text) for text in texts))
-        if self.chat and isinstance(prompt, str):
+        if self.prompts == "chat" and isinstance(prompt, str):
             prompt = (Message("user", prompt),)
         if not isinstance(prompt, str):
             row = encode_chat(tokenizer, [*prompt, Message("assistant", completion)], "")

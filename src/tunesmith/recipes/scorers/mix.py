@@ -29,7 +29,7 @@ class Parameters(Config):
     """What is added up."""
 
     of: list[Part] = Field(min_length=1)
-    """the scorers; in a YAML file, or as --scorer.of '[{scorer: lexicon, weight: 0.5}, ...]'"""
+    """the scorers; easiest in a YAML file (--config)"""
 
 
 def open(parameters: Parameters, trunk: Trunk | None = None) -> Scorer:
