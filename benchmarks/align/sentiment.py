@@ -40,8 +40,8 @@ OPENING, NEW, CANDIDATES = 8, 24, 16
 ONLINE = ["--optimisation_epochs", "2", "--batch_size", "8", "--learning_rate", "3e-4", "--max_kl", "9"]
 PARTS = {
     "ppo": ["--method", "ppo", "--steps", "40", *ONLINE],
-    "grpo": ["--method", "grpo", "--samples", "8", "--steps", "40", *ONLINE],
-    "best_of_n": ["--method", "best_of_n", "--samples", "4", "--train_rows", "600"],
+    "grpo": ["--method", "grpo", "--samples", "8", "--steps", "24", *ONLINE],
+    "best_of_n": ["--method", "best_of_n", "--samples", "4", "--train_rows", "300"],
 }
 COLOURS = {"ppo": "#0b6e4f", "grpo": "#8a4fff", "dpo": "#c8553d", "best_of_n": "#2a6fdb", "reference": "#777"}
 
