@@ -75,3 +75,48 @@ def test_one_way_of_prompting_costs_what_its_row_of_a_ladder_does(tmp_path: Path
     assert alone["routes"][0]["memory_gb"] == ladder["routes"][0]["memory_gb"]
     assert main(["plan", "prompt", task, "--method", "lora", *flags]) == 2
     assert "no way of prompting" in capsys.readouterr().err
+
+
+PAIRS = [{"prompt": f"What is {i} and 1? ", "chosen": f"It is {i + 1}.", "rejected": f"No idea about {i}"} for i in range(24)]
+
+
+def test_a_reward_model_is_as_planned(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
+    words = ["reward", "pairs.jsonl", "--model", "toy-llama", "--epochs", "2", "--batch_size", "4", "--threads", "1"]
+    plan = reported(capsys, "plan", *words)
+    assert os.listdir(here) == ["pairs.jsonl"]
+    done = reported(capsys, *words)
+    for key in ("run_dir", "steps", "trained_parameters"):
+        assert plan[key] == done[key], key
+    assert 2 * plan["tokens"] == done["tokens"]
+    assert plan["fits"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ["--method", "dpo", "--epochs", "2", "--batch_size", "4"],
+        ["--method", "kto", "--epochs", "2", "--batch_size", "4"],
+        ["--method", "ppo", "--scorer", "scorer.py:score", "--steps", "2", "--rollouts", "4", "--max_new_tokens", "4"],
+    ],
+    ids=["dpo", "kto", "ppo"],
+)
+def test_an_alignment_is_as_planned(method: list[str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
+    (here / "scorer.py").write_text("def score(prompts, answers):\n    return [float(len(a)) for a in answers]\n")
+    words = ["align", "pairs.jsonl", *method, "--model", "toy-llama", "--threads", "1", "--seed", "0"]
+    words += ["--allow_attackable", "true"] if "ppo" in method else []
+    before = sorted(os.listdir(here))
+    plan = reported(capsys, "plan", *words)
+    assert [name for name in sorted(os.listdir(here)) if name != "__pycache__"] == before
+    done = reported(capsys, *words)
+    for key in ("run_dir", "steps", "trained_parameters"):
+        assert plan[key] == done[key], key
+    assert plan["fits"]
+    assert plan["seconds"] > 0
+
+
+def test_what_trains_nothing_is_not_planned(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
+    assert main(["plan", "align", "pairs.jsonl", "--method", "best-of-n", "--scorer", "lexicon", "--model", "toy-llama"]) == 2
+    assert "trains nothing" in capsys.readouterr().err

@@ -24,7 +24,7 @@ from tunesmith.core.files import write_json
 from tunesmith.core.records import Completion, Encoded
 from tunesmith.core.seeds import derive
 from tunesmith.data.collate import VaryingRows
-from tunesmith.models.generate import Sampling, ValueHead, complete
+from tunesmith.models.generate import NotFinite, Sampling, ValueHead, complete
 from tunesmith.models.load import LM
 from tunesmith.models.score import Request, score_requests
 from tunesmith.rl.kl import Controller
@@ -208,10 +208,15 @@ class Rollouts(VaryingRows):
         it.lm.model.eval()
         prompts = [it.prompts[i] for i in self._turn(number, "prompts", len(it.prompts), it.prompts_per_round)]
         prompts = [p for p in prompts for _ in range(it.samples)]
-        found = complete(it.lm, [p.ids for p in prompts], it.how, derive(self.seed, "sample", number), value_head=it.value_head)
+        ids, seed = [p.ids for p in prompts], derive(self.seed, "sample", number)
+        try:
+            found = complete(it.lm, ids, it.how, seed, value_head=it.value_head)
+        except NotFinite as error:
+            where = prompts[error.number].where
+            raise WorkFailed(f"the policy's numbers for an answer to {where} are not finite", "Lower --learning_rate.") from error
         for prompt, completion in zip(prompts, found, strict=True):
-            if not all(map(math.isfinite, (*completion.logprobs, *completion.values))):
-                raise WorkFailed(f"the policy's numbers for an answer to {prompt.where} are not finite", "Lower --learning_rate.")
+            if not all(map(math.isfinite, completion.values)):
+                raise WorkFailed(f"the values of an answer to {prompt.where} are not finite", "Lower --learning_rate.")
         clock.note("sampling")
         answers, wheres = self._answers(prompts, found), [p.where for p in prompts]
         judges = it.judges

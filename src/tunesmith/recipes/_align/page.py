@@ -26,8 +26,9 @@ def rounds_of(folder: Path) -> list[dict[str, float]]:
         steps.setdefault(int(row.get("round", -1)), []).append(row)
     for number, some in steps.items():
         for key in ("policy_clipped", "value_loss", "ptx_loss"):
-            if 0 <= number < len(rounds) and key in some[0]:
-                rounds[number][key] = sum(row[key] for row in some) / len(some)
+            values = [float(row[key]) for row in some if key in row]
+            if 0 <= number < len(rounds) and values:
+                rounds[number][key] = sum(values) / len(values)
     return rounds
 
 

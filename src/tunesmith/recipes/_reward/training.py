@@ -54,18 +54,40 @@ class Trained:
     warnings: list[str]
 
 
-def train_one(config: Config, rows: Judgements, folder: Path, seed: int) -> Trained:
-    """Train, choose by validation rows, normalise, measure and save.
+@dataclass(frozen=True)
+class Ready:
+    """A reward model about to be trained.
+
+    Attributes:
+        method: peft entry and its parameters. kept: the judgements that are learned from, as `training.data` has them.
+        samples: answers of the policy to normalise by. lengths: tokens of each judgement, also of those too long.
+    """
+
+    it: RewardModel
+    objective: str
+    fitted: losses.Fitted
+    method: tuple[ModuleType, Any]
+    training: Training
+    kept: list[Preference]
+    samples: list[tuple[Prompt, str]]
+    normalised: dict[str, Any]
+    lengths: list[int]
+    warnings: list[str]
+
+
+def ready(config: Config, rows: Judgements, seed: int) -> Ready:
+    """Load the model, encode the judgements, normalise by answers of the policy if asked, and attach what is trained.
 
     Raises:
-        UserError: the rows or settings do not fit the model. WorkFailed: something is not finite. Interrupted: a signal.
+        UserError: the rows or settings do not fit the model.
     """
     it = fresh(config.model, config.dtype, seed)
     objective = losses.objective_of(config, rows.train)
     learned = _usable(rows.train, objective, config)
     it.prompts = _kind_of_prompts(learned)
     fitted = losses.Fitted(objective, config.ties, learned)
-    encoded, kept, warnings = _within(config, losses.encode(it, learned, objective), learned)
+    every = losses.encode(it, learned, objective)
+    encoded, kept, warnings = _within(config, every, learned)
     samples = policy_answers(config, it, rows) if config.normalise == "samples" else []
     normalised: dict[str, Any] = {"by": config.normalise}
     if samples:
@@ -74,14 +96,25 @@ def train_one(config: Config, rows: Judgements, folder: Path, seed: int) -> Trai
         normalised |= {"samples": len(samples), "before": _moments(rewards)}
     method = PEFT.parameters(config.peft or ("full" if it.encoder else "lora"))
     training = _training(config, it, fitted, method, encoded, objective, seed)
-    require_memory(training, bool(rows.validation), config.max_memory_gb, it.lm.model)
+    return Ready(it, objective, fitted, method, training, kept, samples, normalised, list(map(len, every)), warnings)
+
+
+def train_one(config: Config, rows: Judgements, folder: Path, seed: int) -> Trained:
+    """Train, choose by validation rows, normalise, measure and save.
+
+    Raises:
+        UserError: the rows or settings do not fit the model. WorkFailed: something is not finite. Interrupted: a signal.
+    """
+    begun = ready(config, rows, seed)
+    it, objective, fitted, normalised = begun.it, begun.objective, begun.fitted, dict(begun.normalised)
+    require_memory(begun.training, bool(rows.validation), config.max_memory_gb, it.lm.model)
     record = _run(config, it, rows, folder, seed)
     say(f"{rows.describe()}; {objective} on {config.model}, {str(it.lm.dtype).removeprefix('torch.')}")
-    adapted = train(it.lm, training, record, _validation(it, rows.validation))
-    anchors = samples or _preferred(kept) if config.normalise != "none" else []
+    adapted = train(it.lm, begun.training, record, validation_of(it, rows.validation))
+    anchors = begun.samples or _preferred(begun.kept) if config.normalise != "none" else []
     if anchors:
         rewards = it.score(anchors, "scoring")
-        it.normalise(rewards, deviation=bool(samples))
+        it.normalise(rewards, deviation=bool(begun.samples))
         normalised |= {"after": _moments(rewards), "gain": it.gain, "bias": it.bias, "of": len(anchors)}
     given = scored(it, rows.test, "test")
     of_texts = it.score([("", text) for text in rows.rated.texts], "rated texts") if rows.rated else []
@@ -90,11 +123,11 @@ def train_one(config: Config, rows: Judgements, folder: Path, seed: int) -> Trai
     measured = measure(rows.test, given, scale, fitted, config.seed, rated)
     about = {
         "objective": objective, "ties": config.ties, "fitted": fitted.as_record(), "normalised": normalised,
-        "canary": rows.canary, "accuracy": measured["accuracy"], "judgements": len(encoded),
+        "canary": rows.canary, "accuracy": measured["accuracy"], "judgements": len(begun.training.data),
     }  # fmt: skip
     probes = [(p.prompt, text) for p in rows.test[:2] for text in p.completions]
-    artefact = save(folder, it, method, probes, about)
-    return Trained(it, adapted, artefact, measured, normalised, fitted, given, of_texts, warnings)
+    artefact = save(folder, it, begun.method, probes, about)
+    return Trained(it, adapted, artefact, measured, normalised, fitted, given, of_texts, begun.warnings)
 
 
 def scored(it: RewardModel, preferences: Sequence[Preference], title: str = "") -> list[list[float]]:
@@ -171,7 +204,8 @@ def _run(config: Config, it: RewardModel, rows: Judgements, folder: Path, seed: 
     return Run(folder, inputs, about, config.overwrite or not config.resume)
 
 
-def _validation(it: RewardModel, held_out: Sequence[Preference]) -> Validation | None:
+def validation_of(it: RewardModel, held_out: Sequence[Preference]) -> Validation | None:
+    """Return what is measured on held-out judgements: the share that is ordered as people did; None without any."""
     if not held_out:
         return None
     return Validation(lambda: accuracy_of(held_out, scored(it, held_out)), "eval_accuracy", larger_is_better=True)
