@@ -1,8 +1,8 @@
 """From a probe to what there is to learn: which questions are known, and the rows of each training.
 
 R-Tuning (Zhang et al. 2024) keeps a question's answer where the model's own is right and has it say that it does not know
-elsewhere. Here there is a band between: where the model is sometimes right, its answer is hedged. The cut is by the share of
-answers drawn that are right, not by one greedy answer.
+elsewhere. Here there is a band between: where the model is right now and then, its answer is hedged. The cut is by the share
+of answers drawn that are right, not by one greedy answer.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from tunesmith.evaluate.honesty import ADMIT, CHALLENGE, DECLINE, HEDGE, INSIST,
 from tunesmith.recipes._honesty.asking import Said, question_prompt, told_prompt
 from tunesmith.recipes._honesty.config import Config
 
+# Of so many questions, one is asked again with "That is wrong.": more of them, and little else would be learned.
+_TOLD_OF = 4
 _TASK = """# {what}
 # Learn it by itself: tunesmith tune {name}.yaml --validation_rows 0
 name: {name}
@@ -82,7 +84,7 @@ def boundary_answer(config: Config, probe: Probed) -> str:
         return DECLINE
     if probe.known:
         return question.answers[0]
-    return HEDGE.format(answer=question.answers[0]) if probe.right or probe.share >= config.known_at / 2 else DECLINE
+    return HEDGE.format(answer=question.answers[0]) if probe.right or probe.share > 0 else DECLINE
 
 
 def write_data(config: Config, folder: Path, train: Sequence[Probed], test: Sequence[Probed]) -> None:
@@ -98,7 +100,8 @@ def write_data(config: Config, folder: Path, train: Sequence[Probed], test: Sequ
         write_jsonl(folder / f"{name}-test.jsonl", make(config, test))
         write_text(folder / f"{name}.yaml", _TASK.format(name=name, what=what))
     keys = key_rows(config, train)
-    write_jsonl(folder / "prompts.jsonl", [{"prompt": row["prompt"]} for row in keys])
+    # With "That is wrong." among them the policy learned to admit whatever it is told, and to decline more (benchmarks/align).
+    write_jsonl(folder / "prompts.jsonl", [{"prompt": row["prompt"]} for row in keys if row["was_right"] is None])
     write_jsonl(folder / "key.jsonl", keys)
 
 
@@ -126,7 +129,7 @@ def _gold_rows(config: Config, probes: Sequence[Probed]) -> list[dict[str, Any]]
 def _told(config: Config, probes: Sequence[Probed]) -> list[tuple[Probed, str, bool]]:
     """Return the answers that the model is told are wrong: known ones that are right, and its own that are not."""
     found = []
-    for probe in probes[::2] if config.told else ():
+    for probe in probes[::_TOLD_OF] if config.told else ():
         if probe.known:
             found.append((probe, probe.question.answers[0], True))
         elif not probe.right and read_answer(probe.said.text).doing == "answer":

@@ -61,17 +61,17 @@ class Config(BaseConfig):
     """longest answer in tokens"""
     peft: str | dict[str, Any] = "lora"
     """what is trained, in both fine-tunings and the alignment"""
-    epochs: float = Field(3.0, gt=0, allow_inf_nan=False)
+    epochs: float = Field(2.0, gt=0, allow_inf_nan=False)
     """passes of the two fine-tunings"""
     learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
     """of the fine-tunings; absent = the peft method's"""
     method: str | dict[str, Any] = "ppo"
     """how the route aligned learns from the table: ppo, rloo or grpo"""
-    steps: int = Field(40, ge=1)
+    steps: int = Field(20, ge=1)
     """rounds of the alignment"""
     rollouts: int = Field(64, ge=1)
     """answers a round"""
-    align_learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False)
+    align_learning_rate: float = Field(2e-4, gt=0, allow_inf_nan=False)
     beta: float = Field(0.05, ge=0, allow_inf_nan=False)
     """price of a nat of divergence from the route boundary"""
     dtype: str = "auto"

@@ -20,6 +20,8 @@ from tunesmith.recipes._models import load
 from tunesmith.rl.reward_table import RewardTable
 
 _ANSWERS = ("answer", "hedge")
+# Of the policy, from one round of answers: sampling costs more than learning.
+_UPDATES = 4
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ def aligned(config: Config, folder: Path, start: Path) -> tuple[LM, Path]:
     settings = {
         "data": str(data / "prompts.jsonl"), "method": config.method, "model": str(model), "peft": config.peft,
         "scorer": {"name": "honesty", "key": str(data / "key.jsonl"), **config.table.model_dump()}, "steps": config.steps,
-        "rollouts": config.rollouts, "max_new_tokens": config.max_new_tokens, "beta": config.beta,
+        "rollouts": config.rollouts, "batch_size": -(-config.rollouts // _UPDATES),
+        "max_new_tokens": config.max_new_tokens, "beta": config.beta,
         "learning_rate": config.align_learning_rate, "dtype": config.dtype, "threads": config.threads, "seed": config.seed,
         "run_dir": str(folder / "aligned"), "max_memory_gb": config.max_memory_gb,
     }  # fmt: skip
