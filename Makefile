@@ -46,8 +46,9 @@ demo: fetch
 	@$(BIN)/tunesmith ladder movies --run_dir runs/movies
 	@echo "The report is $(CURDIR)/runs/movies/report.html"
 
+# Two processes of one thread each: most tests are too small for two threads.
 test: fetch $(OPTIONAL)
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: setup
 	@$(BIN)/ruff check .

@@ -39,6 +39,7 @@ REQUIRED = {
     "recipes/tunings": ("Parameters", "DEFAULTS", "LEARNING_RATES", "supervise"),
     "recipes/aligners": ("Parameters", "LEARNS_FROM"),
     "recipes/scorers": ("Parameters", "open"),
+    "recipes/plans": ("Config", "run"),
     "recipes": ("Config", "run"),
 }
 

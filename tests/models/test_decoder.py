@@ -179,3 +179,38 @@ def test_an_unknown_lever_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         on("padding")
     monkeypatch.setenv("TUNESMITH_WITHOUT", "all")
     assert not any(on(name) for name in LEVERS)
+
+
+# What captures graphs asks every tensor for a gradient it does not have.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_compiled_blocks_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU compiles, captured here and run by torch as it is: states and gradients of LoRA, checkpointed or not."""
+    seen: list[Any] = []
+
+    def capture(graph: Any, inputs: Any) -> Any:
+        seen.append(graph)
+        return graph
+
+    model = model_of(CONFIGS["llama"])
+    for p in lora.attach(model, lora.Parameters(rank=2, alpha=4), 0).values():
+        torch.nn.init.normal_(p)
+    with without("decoder"):
+        expected = result(model)
+        assert not seen
+        monkeypatch.setattr(decoder, "_backend", lambda device: capture)
+        assert same(expected, result(model), 1e-9)
+        assert seen
+        assert same(expected, result(model, activation_checkpointing=True), 1e-9)
+        # Control: taken back, nothing is captured any more.
+        before = len(seen)
+        torch.compiler.reset()
+        monkeypatch.setattr(decoder, "_backend", lambda device: None)
+        assert same(expected, result(model), 1e-9)
+        assert len(seen) == before
+
+
+def test_blocks_are_compiled_on_a_gpu_only() -> None:
+    assert decoder._backend(torch.device("cpu")) is None
+    assert decoder._backend(torch.device("cuda")) == "inductor"
+    with without("compile"):
+        assert decoder._backend(torch.device("cuda")) is None

@@ -84,6 +84,7 @@ def test_the_answers_are_a_file_of_preferences() -> None:
     found, _ = read_preferences(Path("run/rankings.jsonl"))
     for one, row in zip(found, rows_of("run/rankings.jsonl"), strict=True):
         assert one.prompt == row["prompt"]
+        assert one.ratings is not None
         assert one.ratings == tuple(row["scores"])
         assert len(set(one.completions)) == len(one.completions)
         assert one.ratings[one.ranks.index(1)] == max(one.ratings)

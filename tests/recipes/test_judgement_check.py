@@ -115,4 +115,4 @@ def test_columns_are_mapped_and_tasks_have_their_own(tmp_path: Path) -> None:
     report = report_of(tmp_path, rows, map={"prompt": "q", "chosen": "good", "rejected": "poor"})
     assert report["judgements"]["rows"]["pairs"] == 1
     with pytest.raises(UserError, match="--test and --map are for a file of rows"):
-        data.run(data.Config(action="check", what="movies", model="toy-llama", test="x.jsonl"))
+        data.run(data.Config(action="check", what="movies", model="toy-llama", test="x.jsonl", samples=0, max_length=None))

@@ -163,10 +163,8 @@ def test_no_line_for_people_is_wider_than_a_terminal(climb: Climb) -> None:
 
 def test_a_finished_ladder_is_only_read_and_gives_the_same_page(climb: Climb) -> None:
     page, before = (climb.run_dir / "report.html").read_bytes(), climb.stamps()
-    start = time.monotonic()
     done = climb.again()
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - start < 15
     assert "climbing" not in done.stderr
     assert climb.stamps() == before
     assert (climb.run_dir / "report.html").read_bytes() == page

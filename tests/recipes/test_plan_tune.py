@@ -16,7 +16,7 @@ import torch
 from tunesmith import cli
 from tunesmith.core.files import sha256
 from tunesmith.core.memory import resident_gb
-from tunesmith.recipes import _plan_tune
+from tunesmith.recipes.plans import _shown
 
 TOY = ["--model", "toy-llama", "--threads", "1", "--guard", "false"]
 ADAPTER = "adapter/adapter_model.safetensors"
@@ -108,11 +108,11 @@ def test_over_long_rows_are_counted_and_said(capsys: pytest.CaptureFixture[str])
 
 def test_histogram_classes_are_round_and_hold_every_row() -> None:
     lengths = [1, 5, 9, 10, 11, 99, 350]
-    bars = _plan_tune.histogram(lengths)
+    bars = _shown.histogram(lengths)
     assert [b["rows"] for b in bars] == [5, 1, 0, 0, 0, 0, 0, 1]
     assert bars[-1] == {"low": 350, "high": 399, "rows": 1}
     for longest in (1, 9, 10, 19, 99, 100, 101, 250, 999, 1000, 2048, 123_456):
-        bars = _plan_tune.histogram([1, longest])
+        bars = _shown.histogram([1, longest])
         assert len(bars) <= 10, longest
         assert sum(b["rows"] for b in bars) == 2, longest
 

@@ -120,6 +120,7 @@ if __name__ == "__main__":
 
     import tunesmith.models.toy
     import tunesmith.recipes._adapt
+    import tunesmith.recipes._align.ready
     import tunesmith.recipes._artefact
     import tunesmith.recipes._rows
     import tunesmith.recipes.tune  # noqa: F401

@@ -14,6 +14,7 @@ from tunesmith.core.errors import UserError, near_miss
 LEVERS = {
     "decoder": "on a CPU, blocks of the Llama family run as a few whole operations instead of many small ones",
     "encoder": "on a CPU, encoders of the BERT family compute real tokens only, and in the last block those that are wanted",
+    "compile": "on a GPU, blocks of a decoder are compiled, each once for all lengths",
     "packed": "weights that are not trained are laid out once for the processor's matrix units, for scoring and generating",
     "prefixes": "what prompts share at their beginning is read once",
     "padding": "work token by token is done for real tokens only",

@@ -7,6 +7,7 @@ import re
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 from tunesmith.core.levers import on
 
@@ -19,7 +20,10 @@ _cache = [2.0]
 
 
 def peak_gb() -> float:
-    """Return the peak resident memory of this process, in 10^9 bytes."""
+    """Return the peak memory of this process, in 10^9 bytes: a GPU's where it uses one, else what was resident."""
+    torch: Any = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_reserved() / 1e9
     return max(*_forgotten, _peak())
 
 

@@ -102,8 +102,9 @@ BASELINES = Registry("recipes/baselines", "baseline")
 ALIGNERS = Registry("recipes/aligners", "alignment method")
 SCORERS = Registry("recipes/scorers", "scorer")
 TUNINGS = Registry("recipes/tunings", "objective")
+PLANS = Registry("recipes/plans", "plan")
 RECIPES = Registry("recipes", "command")
 ROOMS = (
     METRICS, SOURCES, DEMONSTRATIONS, RETRIEVERS, PEFT, OBJECTIVES, ADVANTAGES, CALIBRATORS, ENGINES, TRACKERS, ROUTES,
-    BASELINES, TUNINGS, ALIGNERS, SCORERS, RECIPES,
+    BASELINES, TUNINGS, ALIGNERS, SCORERS, PLANS, RECIPES,
 )  # fmt: skip

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import overload
 
 import torch
 
@@ -25,6 +26,43 @@ class VaryingRows(Sequence[Encoded]):
     def measured(self, epoch: int) -> dict[str, float]:
         """Return what was measured while the rows of an epoch were made, for the log."""
         return {}
+
+    def ended(self, epoch: int) -> bool:
+        """Whether nothing more is to be learned, although steps are left; asked before each epoch."""
+        return False
+
+
+class ChangedRows(VaryingRows):
+    """Rows changed anew every epoch, each when it is asked for; how follows from seed, epoch and row number alone.
+
+    Args:
+        rows: what is changed; of rows that vary themselves, those of the same epoch.
+        change: (row, its number, seed) -> the row as it is learned from.
+    """
+
+    def __init__(
+        self, rows: Sequence[Encoded], change: Callable[[Encoded, int, int], Encoded], seed: int, epoch: int = 0
+    ) -> None:
+        self.rows, self.change, self.seed, self.epoch = rows, change, seed, epoch
+
+    def in_epoch(self, epoch: int) -> ChangedRows:
+        """Return the rows as they are changed in an epoch, counted from 0."""
+        return ChangedRows(self.rows, self.change, self.seed, epoch)
+
+    @overload
+    def __getitem__(self, number: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Encoded]: ...
+    def __getitem__(self, number: int | slice) -> Encoded | list[Encoded]:
+        """Change a row, or several as a list."""
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        place = number if number >= 0 else len(self) + number
+        rows = self.rows.in_epoch(self.epoch) if isinstance(self.rows, VaryingRows) else self.rows
+        return self.change(rows[place], place, derive(self.seed, self.epoch, place))
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -46,6 +84,17 @@ class Batch:
     tokens: int
     targets: torch.Tensor | None = None
     beside: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device; on its way to a GPU it is pinned, and nobody waits for it to arrive."""
+        if device.type != "cuda":
+            return self
+        sent = {
+            key: value.pin_memory().to(device, non_blocking=True)
+            for key in ("ids", "lengths", "loss_mask", "targets", "beside")
+            if (value := getattr(self, key)) is not None
+        }
+        return replace(self, **sent)
 
     def tensors(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return ids, lengths and loss_mask on a device."""

@@ -1,7 +1,8 @@
 """Hidden states of a decoder over a padded batch, at the positions that are wanted: the forward pass of training.
 
 On a CPU, models of the Llama family run through the operations of `models.operations`; all others, and every model on a
-GPU, run through their own code. Linear layers are called as modules, so whatever a peft method put in their place works.
+GPU, run through their own code, whose blocks are compiled on a GPU. Linear layers are called as modules, so whatever a peft
+method put in their place works.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from tunesmith.core.errors import UserError
+from tunesmith.core.levers import on
 from tunesmith.models.layout import Layout
 from tunesmith.models.operations import CausalAttention, RMSNorm, Rotate, SwiGLU, TakeRows
 from tunesmith.models.soft_prefix import SoftPrefix, cache_of, soft_prefix_of
@@ -44,6 +46,7 @@ def hidden_states(
     if not is_llama_like(model, ids.device, ids.shape[1]):
         if activation_checkpointing and not model.is_activation_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
+        _compile_blocks(model, _backend(ids.device))
         read = {"inputs_embeds": _embedded(model, soft, ids)} if soft else {"input_ids": ids}
         return model.base_model(**read, use_cache=False).last_hidden_state[wanted]
     trunk = model.base_model
@@ -58,6 +61,24 @@ def hidden_states(
             x = _block(block, x, turns, layout)
     x = TakeRows.apply(x, layout.real(wanted).nonzero()[:, 0])
     return RMSNorm.apply(x, trunk.norm.weight, trunk.norm.variance_epsilon)
+
+
+def _backend(device: torch.device) -> Any:
+    """What compiles blocks; None = nothing does."""
+    return "inductor" if device.type == "cuda" and on("compile") else None
+
+
+def _compile_blocks(model: Any, backend: Any) -> None:
+    """Let blocks be compiled when they are next called, or be called as they are written.
+
+    One block is compiled and not the whole model, for all blocks are alike: that takes a thirtieth of the time. Lengths stay
+    open, so batches of other shapes need nothing new. A model without such a list of blocks stays as it is.
+    """
+    for block in getattr(model.base_model, "layers", ()):
+        if backend and block._compiled_call_impl is None:
+            block.compile(dynamic=True, backend=backend)
+        elif not backend:
+            block._compiled_call_impl = None
 
 
 def _embedded(model: Any, soft: SoftPrefix, ids: torch.Tensor) -> torch.Tensor:

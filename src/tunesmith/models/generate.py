@@ -5,6 +5,7 @@ A request's random numbers come from its own generator, so its answer does not d
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from tunesmith.core.encode import token_ids, with_bos
-from tunesmith.core.errors import UserError
+from tunesmith.core.errors import UserError, WorkFailed
 from tunesmith.core.progress import Progress
 from tunesmith.core.records import Completion
 from tunesmith.core.seeds import derive
@@ -38,6 +39,7 @@ class Sampling:
     Attributes:
         temperature: 0 = greedy. top_p: smallest set of tokens with this much probability (Holtzman et al. 2020).
         stop: strings that end an answer and are not part of it. constraint: what the whole answer must match.
+        ignore_end: go on behind a token that ends a text; the answer's text stops there.
     """
 
     max_new_tokens: int = 48
@@ -45,6 +47,7 @@ class Sampling:
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     constraint: Constraint | None = None
+    ignore_end: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
@@ -53,8 +56,21 @@ class Sampling:
             raise UserError("an empty stop string would end every answer before it begins", "Leave it out.")
 
 
+class NotFinite(WorkFailed):
+    """The model's numbers for an answer are not finite.
+
+    Args:
+        number: of the request, from 0. where: what it goes on from.
+    """
+
+    def __init__(self, number: int, where: str) -> None:
+        super().__init__(f"the model's numbers for an answer to {where} are not finite", "Look at its weights.")
+        self.number = number
+
+
 @dataclass
 class _Row:
+    number: int
     adapter: str | None
     prompt: tuple[int, ...]
     generator: torch.Generator
@@ -112,6 +128,7 @@ def complete(
 
     Raises:
         UserError: a prompt is empty, prompt and answer do not fit the model's context, or there is no such adapter.
+        NotFinite: the model's numbers are not finite.
     """
     adapters = adapters or [None] * len(prompts)
     check_residents(lm.model, adapters)
@@ -126,7 +143,7 @@ def complete(
     automaton = Automaton(how.constraint, lm.tokenizer) if how.constraint else None
     for adapter, ids in zip(adapters, prompts, strict=True):
         chance = torch.Generator().manual_seed(derive(seed, "sample", seen[adapter, ids], *ids))
-        rows.append(_Row(adapter, ids, chance, automaton.begin() if automaton else None))
+        rows.append(_Row(len(rows), adapter, ids, chance, automaton.begin() if automaton else None))
         seen[adapter, ids] += 1
     waiting = sorted(rows, key=lambda row: -len(row.prompt))
     with torch.inference_mode(), Progress(title, total=len(rows), unit="answers") as progress:
@@ -158,6 +175,8 @@ def _run(lm: LM, waiting: list[_Row], how: Sampling, progress: Progress, value_h
             allowed = torch.stack([row.state.allowed(x) for row, x in zip(moved, logits, strict=True) if row.state])
         chosen = choose(logits, allowed, how.temperature, how.top_p, [row.generator for row in moved])
         for row, token, logprob in zip(moved, *chosen, strict=True):
+            if not math.isfinite(logprob):
+                raise NotFinite(row.number, f"{_decode(lm.tokenizer, row.prompt)[-60:]!r}")
             row.ids.append(token)
             row.logprobs.append(logprob)
             if row.state:
@@ -176,7 +195,7 @@ def _run(lm: LM, waiting: list[_Row], how: Sampling, progress: Progress, value_h
 
 def _note_end(lm: LM, row: _Row, how: Sampling) -> None:
     """Set a row's text and why it ended, if it has."""
-    if row.ids[-1] in lm.stop_ids:
+    if row.ids[-1] in lm.stop_ids and not how.ignore_end:
         row.stop_reason, row.text = "stop_token", _decode(lm.tokenizer, row.ids[:-1])
         return
     # A token stands for at least one byte, so these hold every stop string that the newest token can have completed.
@@ -187,7 +206,9 @@ def _note_end(lm: LM, row: _Row, how: Sampling) -> None:
             row.stop_reason, row.text = "stop_string", text[: min(found)]
             return
     if len(row.ids) >= how.max_new_tokens:
-        row.stop_reason, row.text = "length", _decode(lm.tokenizer, row.ids)
+        end = next((i for i, token in enumerate(row.ids) if token in lm.stop_ids), None)
+        row.stop_reason = "length" if end is None else "stop_token"
+        row.text = _decode(lm.tokenizer, row.ids[:end])
         return
 
 

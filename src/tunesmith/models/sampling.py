@@ -22,7 +22,7 @@ def choose(
         generators: one a row; a draw takes one number from it.
 
     Returns:
-        B token ids, and their log-probabilities (nats) after temperature and before `top_p`.
+        B token ids, and their log-probabilities (nats) after temperature and before `top_p`; not finite where logits are not.
     """
     if temperature == 0:
         chosen = allowed.max(-1).indices
@@ -33,6 +33,8 @@ def choose(
     if allowed is not logits:
         # Among few allowed tokens the likeliest may be far below the likeliest of all.
         weights = _tempered(allowed - allowed.max(-1, keepdim=True).values, temperature).exp_()
+    if not bool(torch.isfinite(total).all()):  # any token will do: its log-probability says what is wrong
+        weights = weights.masked_fill(~torch.isfinite(total)[:, None], 1.0)
     points = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators]).to(logits.device)
     chosen = _nucleus(weights, top_p, points) if top_p < 1 else _inverted(weights, points)
     picked = (logits.gather(-1, chosen[:, None])[:, 0] - largest[:, 0]).double() / temperature - total.log()

@@ -6,10 +6,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from tunesmith.train.parameters import FitParameters
+from tunesmith.recipes._training_run import TrainingRun
 
 
-class Config(FitParameters):
+class Config(TrainingRun):
     """Settings of `tunesmith pretrain`, beside those of training itself."""
 
     data: str
@@ -39,21 +39,6 @@ class Config(FitParameters):
     """at most this many documents of each source"""
     held_out: int = Field(200, ge=1)
     """documents of each source, at most and of a file at most a tenth, to measure loss and perplexity on"""
-    dtype: str = "auto"
-    threads: int | None = None
-    seed: int = 0
-    run_dir: str | None = None
-    """absent = runs/pretrain-OBJECTIVE-DATA"""
-    overwrite: bool = False
-    """start again in a run_dir that holds an earlier run"""
-    resume: bool = True
-    """go on from the newest checkpoint in run_dir, bit for bit; --resume false is --overwrite"""
-    max_memory_gb: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """most memory to use, 10^9 bytes; absent = all that is available. A training that needs more is not started"""
-    skip_bad_rows: bool = False
-    """go on with the good rows of a file and list the bad ones"""
-    allow_canary: bool = False
-    """learn from rows that carry a canary (bigbench:TASK), which are meant for measuring only; the run records it"""
 
     @model_validator(mode="after")
     def _what_goes_together(self) -> Self:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from tunesmith.train.parameters import FitParameters
+from tunesmith.recipes._training_run import TrainingRun
 
 
-class Remedies(FitParameters):
+class Remedies(TrainingRun):
     """How to train, and what keeps old abilities meanwhile."""
 
     replay: float = 0.0

@@ -34,15 +34,6 @@ class Config(Remedies):
     """measure general text, choices and sibling tasks before and after every round"""
     guard_rows: int = Field(50, ge=0)
     """items of each sibling task for that"""
-    dtype: str = "auto"
-    threads: int | None = Field(None, ge=1)
-    seed: int = 0
-    run_dir: str | None = None
-    """absent = runs/rounds-TASKS"""
-    overwrite: bool = False
-    """start again in a run_dir that holds earlier rounds"""
-    resume: bool = True
-    """go on with the rounds in run_dir; --resume false is --overwrite"""
 
     @field_validator("peft", mode="before")
     @classmethod

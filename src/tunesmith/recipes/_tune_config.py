@@ -40,25 +40,10 @@ class Config(Remedies):
     """measure a decoder on general text, choices and sibling tasks before and after"""
     guard_rows: int = Field(50, ge=0)
     """items of each sibling task for that; 0 = no sibling tasks"""
-    dtype: str = "auto"
-    threads: int | None = None
-    seed: int = 0
-    run_dir: str | None = None
-    """absent = runs/tune-DATA"""
-    overwrite: bool = False
-    """start again in a run_dir that holds an earlier run"""
-    resume: bool = True
-    """go on from the newest checkpoint in run_dir, bit for bit; --resume false is --overwrite"""
-    max_memory_gb: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """most memory to use, 10^9 bytes; absent = all that is available. A training that needs more is not started"""
     find_batch_size: bool = False
     """try micro-batches of several sizes first and take the fastest that fits for tokens_per_micro_batch"""
     find_lr: bool = False
     """find the learning rate by a range test first; learning_rate.html in run_dir shows it"""
-    skip_bad_rows: bool = False
-    """go on with the good rows of a file and list the bad ones"""
-    allow_canary: bool = False
-    """learn from rows that carry a canary (bigbench:TASK), which are meant for measuring only; the run records it"""
     layer_decay: float = Field(1.0, gt=0, le=1)
     """factor of the learning rate from each layer to the one below it, the head having the whole (ULMFiT, ELECTRA); 1 = none"""
     sweep: list[str] = []

@@ -9,14 +9,14 @@ from typing import Any
 from tunesmith.core.memory import peak_gb
 from tunesmith.core.progress import say
 from tunesmith.core.registry import ALIGNERS
-from tunesmith.core.runs import Run, read_metrics
+from tunesmith.core.runs import Run
 from tunesmith.recipes._align.config import Config
 from tunesmith.recipes._command import command_of
 from tunesmith.train.parameters import HARMLESS
 
 POSITIONAL = "data"
 EXAMPLES = (
-    "tunesmith align movies --scorer lexicon --prompt_tokens 8 --allow_attackable true",
+    "tunesmith align movies --scorer lexicon --prompt_tokens 8 --allow_attackable",
     "tunesmith align prompts.jsonl --method rloo --scorer scorer.py:score",
     "tunesmith align pairs.jsonl --method dpo --method.sft_weight 0.1",
     "tunesmith align movies --method best-of-n --scorer lexicon --prompt_tokens 8",
@@ -28,13 +28,15 @@ def run(config: Config) -> dict[str, Any]:
 
     Returns:
         status, run_dir, artefact, seconds, wall_seconds, peak_memory_gb, rollouts, rollouts_per_second, kl, score_before,
-        score, trained_parameters, steps, tokens, warnings.
+        score, held_out_before, held_out, trained_parameters, rounds, steps, tokens, stopped, warnings.
 
     Raises:
         UserError: unusable data or settings, named by file, row or key.
         WorkFailed: a score, loss or gradient is not finite. Interrupted: a signal; the step was finished and saved.
     """
     from tunesmith.recipes._adapt import train
+    from tunesmith.recipes._align.health import broken
+    from tunesmith.recipes._align.page import rounds_of, write_page
     from tunesmith.recipes._align.ready import ready
     from tunesmith.recipes._artefact import save_artefact
     from tunesmith.recipes._memory import require_memory
@@ -62,15 +64,20 @@ def run(config: Config) -> dict[str, Any]:
     adapted = train(it.lm, it.training, record)
     probe = [prompt.ids for prompt in it.rollouts.sampler.prompts[:3]]
     artefact = save_artefact(folder, it.lm, it.method, probe, "Alignment")
-    rounds = [row for row in read_metrics(folder) if "score" in row]
+    rounds = rounds_of(folder)
     seconds = sum(sum(v for k, v in row.items() if k.startswith("seconds_")) for row in rounds) + adapted.fitted.seconds
-    return {
+    report = {
         "status": "done", "run_dir": str(folder), "artefact": str(artefact), "seconds": seconds,
-        "wall_seconds": time.monotonic() - start, "peak_memory_gb": peak_gb(), "rollouts": config.steps * config.rollouts,
-        "rollouts_per_second": config.steps * config.rollouts / seconds, "kl": rounds[-1]["kl"],
-        "score_before": rounds[0]["score"], "score": rounds[-1]["score"], "trained_parameters": adapted.trained_parameters,
-        "steps": adapted.fitted.steps, "tokens": adapted.fitted.tokens, "warnings": it.warnings,
+        "wall_seconds": time.monotonic() - start, "peak_memory_gb": peak_gb(), "rollouts": len(rounds) * config.rollouts,
+        "rollouts_per_second": len(rounds) * config.rollouts / seconds, "kl": rounds[-1]["kl"],
+        "score_before": rounds[0]["score"], "score": rounds[-1]["score"], "held_out_before": rounds[0].get("held_out"),
+        "held_out": rounds[-1].get("held_out"), "trained_parameters": adapted.trained_parameters, "rounds": len(rounds),
+        "steps": adapted.fitted.steps, "tokens": adapted.fitted.tokens,
+        "stopped": it.watch.reason(rounds) if adapted.fitted.stopped_early else "",
+        "warnings": it.warnings + list(broken(rounds).values()),
     }  # fmt: skip
+    write_page(folder, config, it.lm, rounds, report)
+    return report
 
 
 def folder_of(config: Config) -> Path:
@@ -85,9 +92,12 @@ def render(report: dict[str, Any]) -> str:
         from tunesmith.recipes._align.rendered import best, learned
 
         return best(report) if "curve" in report else learned(report)
-    return (
-        f"score {report['score_before']:.3f} -> {report['score']:.3f} at {report['kl']:.2f} nats an answer from the reference; "
-        f"{report['rollouts']:,} rollouts at {report['rollouts_per_second']:.1f} a second, "
-        f"peak {report['peak_memory_gb']:.1f} GB\n"
-        f"saved to {report['artefact']}"
-    )
+    held_out = report["held_out"]
+    lines = [
+        f"score {report['score_before']:.3f} -> {report['score']:.3f} at {report['kl']:.2f} nats an answer from the reference"
+        + (f"; held out {report['held_out_before']:.3f} -> {held_out:.3f}" if held_out is not None else ""),
+        f"{report['rollouts']:,} rollouts, {report['rollouts_per_second']:.1f} a second, peak {report['peak_memory_gb']:.1f} GB",
+        *([f"stopped after {report['rounds']} rounds: {report['stopped']}"] if report["stopped"] else []),
+        f"saved to {report['artefact']}; {Path(report['run_dir']) / 'report.html'} shows how it went",
+    ]
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Say what a ladder would cost in time and memory, or a training (plan tune DATA), without doing it."""
+"""Say what a ladder would cost in time and memory, or another command (plan tune DATA), without doing it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import textwrap
 from typing import Any
 
 from tunesmith.core.progress import duration
+from tunesmith.core.registry import PLANS
 from tunesmith.recipes import ladder
 from tunesmith.recipes._estimates import plan
 
 POSITIONAL = "task"
-# `plan tune ...` speaks of a training, `plan ladder ...`, or plain `plan ...`, of a ladder.
-ABOUT = {"ladder": "tunesmith.recipes.plan", "tune": "tunesmith.recipes._plan_tune"}
+# `plan tune ...` speaks of a training, and so on; `plan ladder ...`, or plain `plan ...`, of a ladder.
+ABOUT = {"ladder": "tunesmith.recipes.plan", **{name: f"tunesmith.recipes.plans.{name}" for name in PLANS.names()}}
 EXAMPLES = ("tunesmith plan movies", "tunesmith plan mine.yaml --routes lora,full --ranks 4,16")
 
 

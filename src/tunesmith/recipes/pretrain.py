@@ -28,7 +28,7 @@ EXAMPLES = (
     "tunesmith pretrain notes.txt --objective clm --replay 0.1",
     "tunesmith pretrain notes.txt --objective span --model toy-t5",
 )
-_MODELS = {"mlm": "minilm", "clm": "smollm2", "span": "toy-t5"}
+MODELS = {"mlm": "minilm", "clm": "smollm2", "span": "toy-t5"}
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def run(config: Config) -> dict[str, Any]:
 
     start = time.monotonic()
     folder = folder_of(config)
-    config = config.model_copy(update={"run_dir": str(folder), "model": config.model or _MODELS[config.objective]})
+    config = config.model_copy(update={"run_dir": str(folder), "model": config.model or MODELS[config.objective]})
     it = ready(config)
     require_memory(it.training, config.evaluations > 0, config.max_memory_gb)
     about = {"command": command_of("pretrain", config.data, config), "parents": []}

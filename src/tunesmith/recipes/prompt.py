@@ -55,8 +55,8 @@ def run(config: Config) -> dict[str, Any]:
     from tunesmith.recipes.ladder import inputs_of, prepare, slug
 
     start = time.monotonic()
-    ladder = _as_ladder(config)
-    (label, spec), task = _only(*prepare(ladder))
+    ladder = as_ladder(config)
+    (label, spec), task = only_route(*prepare(ladder))
     folder = Path(config.run_dir or f"runs/prompt-{slug(task.name)}-{folder_name(label)}")
     command = command_of(config, "prompt")
     with alone(folder):
@@ -71,8 +71,12 @@ def run(config: Config) -> dict[str, Any]:
         return _report(ladder, folder, climb, command, time.monotonic() - start)
 
 
-def _as_ladder(config: Config) -> LadderConfig:
-    """Return the ladder that has this method as its only row."""
+def as_ladder(config: Config) -> LadderConfig:
+    """Return the ladder that has this method as its only row.
+
+    Raises:
+        UserError: there is no such method, or it is no prompting.
+    """
     spec = {"name": config.method} if isinstance(config.method, str) else dict(config.method)
     if isinstance(named := spec.get("name"), str):
         name, colon, rest = named.partition(":")
@@ -87,7 +91,12 @@ def _as_ladder(config: Config) -> LadderConfig:
     return LadderConfig(routes=[spec], baselines=[], **shared)
 
 
-def _only(routes: dict[str, dict[str, Any]], task: Any) -> tuple[tuple[str, dict[str, Any]], Any]:
+def only_route(routes: dict[str, dict[str, Any]], task: Any) -> tuple[tuple[str, dict[str, Any]], Any]:
+    """Return a ladder's one route, labelled, and its task.
+
+    Raises:
+        UserError: it does not suit the task.
+    """
     label, spec = next(iter(routes.items()))
     if reason := ROUTES.get(spec["name"]).unsuitable(task):
         raise UserError(f"{label} does not suit the task '{task.name}': {reason}")

@@ -37,7 +37,7 @@ def run(config: Config) -> dict[str, Any]:
     from tunesmith.recipes._reward.rows import read_judgements
     from tunesmith.recipes._reward.training import train_one
 
-    start, folder = time.monotonic(), Path(config.run_dir or f"runs/reward-{Path(config.data).name.split('.')[0]}")
+    start, folder = time.monotonic(), folder_of(config)
     quiet_libraries()
     use_threads(config.threads)
     rows = read_judgements(config)
@@ -48,6 +48,11 @@ def run(config: Config) -> dict[str, Any]:
     report = {**_report(trained, folder), **many, "wall_seconds": time.monotonic() - start}
     page.write(folder, places[0], config, report)
     return report
+
+
+def folder_of(config: Config) -> Path:
+    """Return the run directory."""
+    return Path(config.run_dir or f"runs/reward-{Path(config.data).name.split('.')[0]}")
 
 
 def _report(trained: list[Trained], folder: Path) -> dict[str, Any]:

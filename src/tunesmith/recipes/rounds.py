@@ -19,6 +19,7 @@ from tunesmith.core.runs import Run, versions
 from tunesmith.data.task import Task, load_task
 from tunesmith.recipes._command import command_of
 from tunesmith.recipes._rounds_config import EARLIER, Config
+from tunesmith.train.parameters import HARMLESS
 
 POSITIONAL = "data"
 EXAMPLES = (
@@ -47,8 +48,8 @@ def run(config: Config) -> dict[str, Any]:
     start = time.monotonic()
     quiet_libraries()
     use_threads(config.threads)
-    tasks = _tasks(config)
-    folder = Path(config.run_dir or f"runs/rounds-{'-'.join(Path(name).name.split('.')[0] for name in config.names)}")
+    tasks = tasks_of(config)
+    folder = folder_of(config)
     command = command_of("rounds", config.data, config)
     Run(folder, _inputs(config, tasks), {"command": command}, config.overwrite or not config.resume)
     rows, lineage, warnings = [measured(config, folder, tasks, 0, None)], [], []
@@ -76,7 +77,17 @@ def run(config: Config) -> dict[str, Any]:
     return content
 
 
-def _tasks(config: Config) -> list[Task]:
+def folder_of(config: Config) -> Path:
+    """Return the run directory."""
+    return Path(config.run_dir or f"runs/rounds-{'-'.join(Path(name).name.split('.')[0] for name in config.names)}")
+
+
+def tasks_of(config: Config) -> list[Task]:
+    """Read the tasks, in their order.
+
+    Raises:
+        UserError: two of one name, or one without test rows.
+    """
     tasks = [load_task(name) for name in config.names]
     names = [task.name for task in tasks]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -91,10 +102,22 @@ def _round(config: Config, folder: Path, number: int, artefact: str | None) -> d
     """Tune on a round's task, from what the round before left; a finished round is read."""
     from tunesmith.recipes import tune
 
+    settings = round_of(config, folder, number, artefact)
+    if (Path(settings["run_dir"]) / "report.json").is_file() and (folder / f"row-{number}.json").is_file():
+        return json.loads((Path(settings["run_dir"]) / "report.json").read_text(encoding="utf-8"))
+    return tune.run(tune.Config(**settings))
+
+
+def round_of(config: Config, folder: Path, number: int, artefact: str | None) -> dict[str, Any]:
+    """Return the settings of `tune` in a round.
+
+    Args:
+        number: from 1. artefact: what the round before left; None = the model itself.
+    """
+    from tunesmith.recipes import tune
+
     name = config.names[number - 1]
     place = folder / f"round-{number}-{Path(name).name.split('.')[0]}"
-    if (place / "report.json").is_file() and (folder / f"row-{number}.json").is_file():
-        return json.loads((place / "report.json").read_text(encoding="utf-8"))
     shared = config.model_fields_set & tune.Config.model_fields.keys() - {"data", "run_dir", "peft", "overwrite", "resume"}
     settings: dict[str, Any] = {key: getattr(config, key) for key in shared}
     settings |= {"data": name, "run_dir": str(place), "model": config.model, "test_rows": 0}
@@ -103,7 +126,7 @@ def _round(config: Config, folder: Path, number: int, artefact: str | None) -> d
         settings["adapter"] = artefact
     else:
         settings |= {"peft": config.peft, "model": artefact or config.model}
-    return tune.run(tune.Config(**settings))
+    return settings
 
 
 def _replayed(config: Config, number: int) -> str:
@@ -114,8 +137,7 @@ def _replayed(config: Config, number: int) -> str:
 
 def _inputs(config: Config, tasks: list[Task]) -> dict[str, Any]:
     """Return all that the rounds follow from; a run directory made from other inputs is not continued."""
-    harmless = {"run_dir", "overwrite", "resume", "threads", "save_steps", "tokens_per_micro_batch", "report_to"}
-    return {**config.model_dump(exclude=harmless), "templates": [task.template_hash for task in tasks]}
+    return {**config.model_dump(exclude=set(HARMLESS)), "templates": [task.template_hash for task in tasks]}
 
 
 def render(report: dict[str, Any]) -> str:

@@ -51,7 +51,7 @@ class Fitted:
         steps: updates made. losses: mean nats per counted token, one a step. tokens: real ones, padding not counted.
         supervised_tokens: those that counted. seconds: training only, without evaluation and saving.
         best: value on the validation rows of the weights that stayed, turned so that larger is better; None without one.
-        stopped_early: patience ran out.
+        stopped_early: patience ran out, or the data ended.
     """
 
     steps: int
@@ -90,6 +90,10 @@ def fit(training: Training, run: Run, validation: Validation | None = None, titl
         progress.advance(position.step)
         while position.step < plan.total and not position.finished:
             try:
+                if plan.ended_at(position.step):
+                    position.finished = True
+                    state.save()
+                    break
                 report = _step(training.loss_of, state, plan)
             except WorkFailed as error:
                 state.save_despite(error)
@@ -113,7 +117,7 @@ class _Plan:
     """Which rows make which step, and how fast it learns: a function of the arguments alone, so a resumed run follows it too."""
 
     def __init__(self, training: Training) -> None:
-        self.data, self.how, self.seed = training.data, training.how, training.seed
+        self.data, self.how, self.seed, self.device = training.data, training.how, training.seed, training.device
         data, how = self.data, self.how
         self._lengths = lengths_of(data)
         self._rows_per_step = how.batch_size * how.gradient_accumulation_steps
@@ -134,6 +138,11 @@ class _Plan:
             lengths = lengths_of(rows) if isinstance(self.data, VaryingRows) else self._lengths
             self._order = epoch, epoch_order(lengths, self._rows_per_step, self.seed, epoch)
         return [rows[i] for i in self._order[1][index]]
+
+    def ended_at(self, step: int) -> bool:
+        """Whether the data end before step `step`, counted from 0."""
+        epoch, index = divmod(step, self._per_epoch)
+        return index == 0 and isinstance(self.data, VaryingRows) and self.data.ended(epoch)
 
     def measured(self, step: int) -> dict[str, float]:
         """Return what was measured while the rows of step `step` were made."""
@@ -243,8 +252,10 @@ def _step(loss_of: LossOf, state: _State, plan: _Plan) -> dict[str, float]:
     torch.manual_seed(derive(plan.seed, "step", position.step, *([engine.rank] if engine.rank else [])))
     counted = sum(e.counted for e in examples)
     loss, counts = 0.0, dict[str, float]()
-    for batches in engine.passes(examples, plan.how.tokens_per_micro_batch):
-        mine = batches[engine.rank]
+    passes = engine.passes(examples, plan.how.tokens_per_micro_batch)
+    # All of a step's batches are on their way to the device before the first is computed.
+    sent = [batch.to(plan.device) if (batch := batches[engine.rank]) else None for batches in passes]
+    for batches, mine in zip(passes, sent, strict=True):
         # A worker with nothing left goes through another's rows for nothing: its part of the weights is needed.
         nll, stats = loss_of(mine or next(filter(None, batches)))
         values = engine.gather(float(nll.detach()) if mine else 0.0)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tunesmith.evaluate.report.figures import Tick
 
-Series = Sequence[tuple[int, float]]
+Series = Sequence[tuple[float, float]]
 # A longer curve is drawn by the lowest and the highest value of each of so many stretches: no spike is lost.
 _STRETCHES = 400
 _SMOOTHED_FROM = 20
@@ -112,15 +112,19 @@ def short(value: float) -> str:
     return f"{value:,.0f}" if size >= 1000 else f"{value:.4g}"
 
 
-def chart(measured: Measured, steps: tuple[int, int]) -> Chart:
-    """Lay out one chart; `steps` are the first and the last of the run, so that all its charts have one axis."""
+def chart(measured: Measured, steps: tuple[float, float], axis: str = "step", whole: bool = True) -> Chart:
+    """Lay out one chart; `steps` are the first and the last of the run, so that all its charts have one axis.
+
+    Args:
+        axis: what stands along it, for words. whole: it is counted, and not measured.
+    """
     line, dots = measured.line, measured.dots
     values = [value for _, value in (*line, *dots)] or [0.0, 1.0]
     logarithmic = measured.may_be_logarithmic and min(values) > 0 and max(values) / min(values) >= _LOGARITHMIC_FROM
     scale = math.log10 if logarithmic else float
     bounds = [*values, 0.0] if measured.from_zero and not logarithmic else values
     low, high, y_ticks = _axis(bounds, logarithmic)
-    first, last = steps[0], max(steps[1], steps[0] + 1)
+    first, last = steps[0], max(steps[1], steps[0] + 1) if whole else steps[1]
 
     def at(step: float, value: float) -> tuple[float, float]:
         x, y = (step - first) / (last - first), (scale(value) - low) / (high - low)
@@ -134,14 +138,16 @@ def chart(measured: Measured, steps: tuple[int, int]) -> Chart:
     kept = next((step for step, value in reversed(dots) if value == measured.kept), None)
     limit = measured.limit if measured.limit > 0 and low <= scale(measured.limit) <= high else 0.0
     return Chart(
-        title=measured.title, unit=measured.unit, x_ticks=_x_ticks(first, last),
+        title=measured.title, unit=measured.unit, x_ticks=_x_ticks(first, last, whole),
         y_ticks=tuple(Tick(round(100 - 100 * (place - low) / (high - low), 2), text) for place, text in y_ticks),
         raw=_corners(at, _thinned(line)),
         smooth=_corners(at, mean_line[:: max(len(mean_line) // _STRETCHES, 1)] + mean_line[-1:]),
         joined=_corners(at, _thinned(dots)),
-        dots=tuple(Dot(*at(s, v), f"step {s:,}: {short(v)}", s == kept) for s, v in dots if s == kept or len(dots) <= _MOST_DOTS),
+        dots=tuple(
+            Dot(*at(s, v), f"{axis} {_count(s)}: {short(v)}", s == kept) for s, v in dots if s == kept or len(dots) <= _MOST_DOTS
+        ),
         limit=Tick(at(first, limit)[1], short(limit)) if limit else None, span=span, logarithmic=logarithmic,
-        words=_words(measured.title, measured.unit, line or dots),
+        words=_words(measured.title, measured.unit, line or dots, axis),
     )  # fmt: skip
 
 
@@ -159,13 +165,14 @@ def _corners(at: Any, line: Series) -> str:
     return " ".join("{:g},{:g}".format(*at(step, value)) for step, value in line) if len(line) > 1 else ""
 
 
-def _words(title: str, unit: str, line: Series) -> str:
+def _words(title: str, unit: str, line: Series, axis: str) -> str:
     if not line:
         return f"{title}: nothing was measured."
     values = [value for _, value in line]
     unit = f" {unit}" if unit else ""
     return (
-        f"{title}: {short(values[0])}{unit} at step {line[0][0]:,}, {short(values[-1])}{unit} at step {line[-1][0]:,}, "
+        f"{title}: {short(values[0])}{unit} at {axis} {_count(line[0][0])}, "
+        f"{short(values[-1])}{unit} at {axis} {_count(line[-1][0])}, "
         f"lowest {short(min(values))}, highest {short(max(values))}."
     )
 
@@ -187,10 +194,15 @@ def _axis(values: Sequence[float], logarithmic: bool) -> tuple[float, float, lis
     return low, high, [(low + i * step, short(round(low + i * step, 12))) for i in range(round((high - low) / step) + 1)]
 
 
-def _x_ticks(first: int, last: int) -> tuple[Tick, ...]:
-    step = max(round(_nice((last - first) / 5)), 1)
-    start = math.ceil(first / step) * step
-    return tuple(Tick(round(100 * (s - first) / (last - first), 2), f"{s:,}") for s in range(start, last + 1, step))
+def _x_ticks(first: float, last: float, whole: bool) -> tuple[Tick, ...]:
+    step = _nice((last - first) / 5)
+    step = max(round(step), 1) if whole else step
+    places = [i * step for i in range(math.ceil(first / step), math.floor(last / step + 1e-9) + 1)]
+    return tuple(Tick(round(100 * (s - first) / (last - first), 2), _count(round(s, 12))) for s in places)
+
+
+def _count(place: float) -> str:
+    return f"{place:,}" if isinstance(place, int) else short(place)
 
 
 def _nice(raw: float) -> float:

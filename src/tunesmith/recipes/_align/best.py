@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.core.errors import UserError, WorkFailed
+from tunesmith.core.errors import UserError
 from tunesmith.core.files import canonical, text_hash, write_json, write_jsonl
 from tunesmith.core.memory import peak_gb
 from tunesmith.core.progress import Progress, say
@@ -29,6 +28,7 @@ from tunesmith.recipes._reward.scoring import open_scorer
 from tunesmith.rl import best_of_n
 from tunesmith.stats import bootstrap
 from tunesmith.train.rollouts import Answer, Prompt, Scorer
+from tunesmith.train.scoring import scores_of
 
 _PORTION = 32
 _RESAMPLES = 2000
@@ -94,12 +94,7 @@ def _portion(it: ReadyBest, prompts: Sequence[Prompt], config: Config) -> list[d
     how = Sampling(config.max_new_tokens)
     found = complete(it.lm, [prompt.ids for prompt in asked], how, derive(config.seed, "best of n"))
     answers = [Answer(p.text, c.text, c.stop_reason != "length", p.golds) for p, c in zip(asked, found, strict=True)]
-    scores = [float(score) for score in it.scorer(answers)]
-    if len(scores) != len(answers):
-        raise WorkFailed(f"the scorer gave {len(scores)} scores for {len(answers)} answers", "Give one for each.")
-    for prompt, answer, score in zip(asked, answers, scores, strict=True):
-        if not math.isfinite(score):
-            raise WorkFailed(f"the scorer gave {score} to the answer {answer.text[:80]!r} to {prompt.where}", "Mend the scorer.")
+    scores = scores_of(it.scorer, answers, [prompt.where for prompt in asked], config.scorer_timeout)
     if config.no_end is not None:
         scores = [s if a.ended else config.no_end for s, a in zip(scores, answers, strict=True)]
     k = it.samples

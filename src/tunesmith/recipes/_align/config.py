@@ -7,15 +7,19 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from tunesmith.core.registry import ALIGNERS
+from tunesmith.recipes._align.health import RULES
+from tunesmith.recipes._training_run import TrainingRun
 from tunesmith.train.parameters import FitParameters
 
 # What means something only where answers are sampled and scored, and only where judgements are read.
 _OF_SCORES = frozenset({
     "scorer", "steps", "rollouts", "samples", "prompt_tokens", "beta", "kl_target", "optimisation_epochs", "no_end",
-    "evaluations", "allow_attackable",
+    "evaluations", "held_out", "scorer_timeout", "fixed_length", "end_at", "end_after", "max_kl", "stop_on", "ptx", "ptx_weight",
+    "allow_attackable",
 })  # fmt: skip
 _OF_JUDGEMENTS = frozenset({"map", "test_share", "max_length", "over_long"})
-_OF_REWARDS = frozenset({"beta", "kl_target"})
+_OF_REWARDS = frozenset({"beta", "kl_target", "ptx", "ptx_weight"})
+_OF_ROUNDS = frozenset({"held_out", "fixed_length", "end_at", "end_after", "max_kl", "stop_on"})
 _OF_TRAINING = frozenset(FitParameters.model_fields) | {"peft", "steps", "rollouts", "optimisation_epochs"}
 
 
@@ -23,7 +27,7 @@ def _named_in(method: str | dict[str, Any]) -> str:
     return (method if isinstance(method, str) else str(method.get("name"))).partition(":")[0]
 
 
-class Config(FitParameters):
+class Config(TrainingRun):
     """Settings of `tunesmith align`, beside those of training itself."""
 
     data: str
@@ -65,23 +69,28 @@ class Config(FitParameters):
     """let beta follow so that an answer diverges by this many nats; absent = beta stays"""
     optimisation_epochs: int = Field(1, ge=1)
     """how often each round is learned from"""
+    held_out: str | dict[str, Any] | None = None
+    """another scorer that is only watched: what the policy never learns from shows whether it learns what was meant"""
+    scorer_timeout: float = Field(600.0, gt=0, allow_inf_nan=False)
+    """seconds a scorer may take for a round; one that fails or takes longer is asked again twice"""
     no_end: float | None = None
     """score of an answer that does not end by itself, in the place of the scorer's; absent = the scorer's counts"""
-    dtype: str = "auto"
-    threads: int | None = None
-    seed: int = 0
-    run_dir: str | None = None
-    """absent = runs/align-METHOD-DATA"""
-    overwrite: bool = False
-    """start again in a run_dir that holds an earlier run"""
-    resume: bool = True
-    """go on from the newest checkpoint in run_dir, bit for bit; --resume false is --overwrite"""
-    max_memory_gb: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """most memory to use, 10^9 bytes; absent = all that is available. A training that needs more is not started"""
+    fixed_length: bool = False
+    """sample max_new_tokens whatever comes: a token that ends a text is one like any other, and what follows it is not judged"""
+    end_at: str = ""
+    """judge an answer up to the first token with this text ("."), counted from token end_after on; without one it has no end"""
+    end_after: int = Field(0, ge=0)
+    """tokens an answer has at least before end_at ends it"""
+    max_kl: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """stop once answers diverge by more than so many nats; absent = never"""
+    stop_on: list[str] = []
+    """stop once one of these health rules is broken: length, held_out, kl, entropy, repetition, ties, clipping, value"""
+    ptx: str | None = None
+    """file of texts whose likelihood is learned beside the scores, so that what the model could is kept (PPO-ptx)"""
+    ptx_weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """weight of a token of these texts beside one of an answer; InstructGPT has 27.8"""
     allow_attackable: bool = False
     """go on with a scorer that prefers an attack (nothing, repetition, random characters, ...) to real answers"""
-    skip_bad_rows: bool = False
-    """go on with the good rows of a file and list the bad ones"""
 
     @field_validator("method", mode="before")
     @classmethod
@@ -104,12 +113,18 @@ class Config(FitParameters):
             return self
         if self.scorer is None:
             raise ValueError(f"{_named_in(self.method)} needs somebody who judges answers: --scorer FILE.py:FUNCTION")
-        unused = {"answers": _OF_REWARDS, "nothing": _OF_REWARDS | _OF_TRAINING}.get(learns, frozenset())
+        unused = {"answers": _OF_REWARDS, "nothing": _OF_REWARDS | _OF_TRAINING | _OF_ROUNDS}.get(learns, frozenset())
         if given := unused & self.model_fields_set:
             why = "trains nothing" if learns == "nothing" else "learns the best answers, whatever else they cost"
             raise ValueError(f"{', '.join(sorted(given))}: {_named_in(self.method)} {why}")
         if given := _OF_JUDGEMENTS & self.model_fields_set:
             raise ValueError(f"{', '.join(sorted(given))}: {_named_in(self.method)} learns from scores and reads no judgements")
+        if unknown := set(self.stop_on) - set(RULES):
+            raise ValueError(f"stop_on: there is no rule {', '.join(sorted(unknown))}; there are {', '.join(RULES)}")
+        if self.end_after and not self.end_at:
+            raise ValueError("end_after says from where on end_at is looked for: give --end_at too")
+        if "ptx_weight" in self.model_fields_set and self.ptx is None:
+            raise ValueError("ptx_weight is the weight of the texts that --ptx names")
         given = {"epochs", "max_steps", "gradient_accumulation_steps", "evaluations"} & self.model_fields_set
         if given:
             raise ValueError(f"{', '.join(sorted(given))}: align counts rounds; say --steps, --rollouts, --optimisation_epochs")

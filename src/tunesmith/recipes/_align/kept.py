@@ -8,7 +8,7 @@ from pathlib import Path
 from tunesmith.core.errors import UserError
 from tunesmith.core.records import Encoded
 from tunesmith.rl.kl import Controller
-from tunesmith.train.rollouts import Rollouts, Sampler
+from tunesmith.train.rollouts import Rollouts, Sampler, Watch
 
 
 class Kept(Rollouts):
@@ -18,8 +18,8 @@ class Kept(Rollouts):
         keep: how many; of equal scores the earlier answer.
     """
 
-    def __init__(self, sampler: Sampler, controller: Controller, folder: Path, seed: int, keep: int) -> None:
-        super().__init__(sampler, controller, folder, seed)
+    def __init__(self, sampler: Sampler, controller: Controller, folder: Path, seed: int, watch: Watch, keep: int) -> None:
+        super().__init__(sampler, controller, folder, seed, watch)
         if keep >= sampler.samples:
             raise UserError(
                 f"of {sampler.samples} answers to a prompt {keep} cannot be the best", "Choose more --samples, or fewer to keep."

@@ -98,10 +98,11 @@ def divergence(
 ) -> float | None:
     """Return KL(pi || ref) of an answer, nats: the mean of log pi - log ref over answers sampled to up to 32 prompts."""
     prompts = []
-    for one in asked:
-        tokenizer = lm.tokenizer
-        text = isinstance(one.prompt, str)
-        ids = with_bos(tokenizer, token_ids(tokenizer, str(one.prompt))) if text else chat_prompt(tokenizer, [*one.prompt])[1]
+    for prompt in (one.prompt for one in asked):
+        if isinstance(prompt, str):
+            ids = with_bos(lm.tokenizer, token_ids(lm.tokenizer, prompt))
+        else:
+            ids = chat_prompt(lm.tokenizer, prompt)[1]
         if len(ids) + max_new_tokens <= lm.context_length:
             prompts.append(ids)
     prompts = prompts[:_ANSWERS]

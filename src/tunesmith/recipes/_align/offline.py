@@ -57,7 +57,7 @@ class ReadyOffline:
     Attributes:
         aligner: entry and parameters of the method; method: those of what is trained.
         rows: prompts learned from; held_out: those it is measured on, and asked: what was judged of these.
-        fingerprint: hash of all that is learned from.
+        fingerprint: hash of all that is learned from. reference: what it said, to be kept, and the time it took.
     """
 
     lm: LM
@@ -70,6 +70,7 @@ class ReadyOffline:
     fingerprint: str
     warnings: list[str]
     reference: dict[str, Any] = field(default_factory=dict)
+    reference_seconds: float = 0.0
 
     @property
     def pairs(self) -> bool:
@@ -100,11 +101,13 @@ def ready(config: Config, folder: Path) -> ReadyOffline:
     fingerprint = text_hash(canonical([[row.ids, row.loss_mask, row.targets] for row in rows]))
     train, held = _split(config, asked)
     others = others_of(lm, asked, rows, config.seed) if entry.LEARNS_FROM == "texts" else []
-    kept: dict[str, Any] = {}
+    kept, seconds = dict[str, Any](), 0.0
     if entry.HAS_REFERENCE:
         every = [*rows, *others]
         named = text_hash(fingerprint, lm.identity, str(lm.dtype), str(len(every)))
+        begin = time.perf_counter()
         every, kept = _with_reference(config, lm, every, folder, named)
+        seconds = time.perf_counter() - begin
         rows, others = every[: len(rows)], every[len(rows) :]
     data: Sequence[Encoded] = [rows[i] for i in train]
     if others:
@@ -116,7 +119,7 @@ def ready(config: Config, folder: Path) -> ReadyOffline:
     held_rows = [rows[i] for i in held]
     return ReadyOffline(
         lm, (entry, parameters), method, training, [rows[i] for i in train], held_rows, [asked[i] for i in held],
-        fingerprint, [*warnings, *said, *dropped], kept,
+        fingerprint, [*warnings, *said, *dropped], kept, seconds,
     )  # fmt: skip
 
 
@@ -258,7 +261,8 @@ def learn(config: Config, folder: Path) -> dict[str, Any]:
 
     Returns:
         status, run_dir, artefact, seconds, wall_seconds, peak_memory_gb, prompts, judgements, before, after, kl,
-        trained_parameters, steps, tokens, tokens_per_second, final_loss, warnings.
+        trained_parameters, steps, tokens, tokens_per_second, final_loss, warnings. The seconds are those of updates and of
+        asking the reference.
     """
     start = time.monotonic()
     it = ready(config, folder)
@@ -270,13 +274,14 @@ def learn(config: Config, folder: Path) -> dict[str, Any]:
     fitted = (adapted := train(it.lm, it.training, record)).fitted
     artefact = save_artefact(folder, it.lm, it.method, [row.ids[:64] for row in it.rows[:3]], "Alignment")
     reference = lambda: it.method[0].disabled(it.lm.model)  # noqa: E731
+    seconds = fitted.seconds + it.reference_seconds
     before, after = before_and_after(it.lm, it.asked, it.held_out, reference, it.pairs)
     return {
-        "status": "done", "run_dir": str(folder), "artefact": str(artefact), "seconds": fitted.seconds,
+        "status": "done", "run_dir": str(folder), "artefact": str(artefact), "seconds": seconds,
         "wall_seconds": time.monotonic() - start, "peak_memory_gb": peak_gb(), "prompts": len(it.rows),
         "judgements": judgements, "before": before and before.as_dict(), "after": after and after.as_dict(),
         "kl": divergence(it.lm, it.asked, reference, config.max_new_tokens, config.seed),
         "trained_parameters": adapted.trained_parameters, "steps": fitted.steps, "tokens": fitted.tokens,
-        "tokens_per_second": fitted.tokens / max(fitted.seconds, 1e-9), "final_loss": fitted.losses[-1],
+        "tokens_per_second": fitted.tokens / max(seconds, 1e-9), "final_loss": fitted.losses[-1],
         "warnings": it.warnings + (fallen(before, after) if before and after else []),
     }  # fmt: skip

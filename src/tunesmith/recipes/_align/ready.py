@@ -17,7 +17,7 @@ from tunesmith.core.registry import ALIGNERS, PEFT
 from tunesmith.data import formats
 from tunesmith.data.collate import Batch
 from tunesmith.data.prompts import Prompts
-from tunesmith.data.task import Task, load_task
+from tunesmith.data.task import Task, load_task, require_permission
 from tunesmith.models.decoder import hidden_states
 from tunesmith.models.generate import Sampling
 from tunesmith.models.lm_loss import loss_of_hidden
@@ -28,6 +28,7 @@ from tunesmith.objectives import clipped_value
 from tunesmith.recipes._adapt import attach
 from tunesmith.recipes._align.config import Config
 from tunesmith.recipes._align.kept import Kept
+from tunesmith.recipes._align.watch import Watch
 from tunesmith.recipes._models import load, quiet_libraries, use_threads
 from tunesmith.recipes._reward.attacks import require_sound
 from tunesmith.recipes._reward.files import trunk_of
@@ -35,8 +36,10 @@ from tunesmith.recipes._reward.scoring import open_scorer
 from tunesmith.recipes._rows import is_task
 from tunesmith.rl.kl import Controller
 from tunesmith.train.engines.local import LossOf
-from tunesmith.train.rollouts import RETURN, VALUE, Prompt, Rollouts, Sampler
+from tunesmith.train.rollouts import ADVANTAGE, LENGTH, RETURN, VALUE, Judges, Prompt, Rollouts, Sampler, Texts
 from tunesmith.train.training import Training
+
+_LONGEST_TEXT = 128
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Ready:
     method: tuple[ModuleType, Any]
     training: Training
     rollouts: Rollouts
+    watch: Watch
     fingerprint: str
     warnings: list[str]
     attacked: dict[str, Any]
@@ -67,34 +71,42 @@ def ready(config: Config, folder: Path) -> Ready:
     aligner, parameters = ALIGNERS.parameters(config.method)
     entry, peft = PEFT.parameters(config.peft)
     samples = config.samples or aligner.SAMPLES
-    if config.rollouts % samples or (samples < 2 and not aligner.HAS_VALUES):
+    if config.rollouts % samples or samples < aligner.LEAST_SAMPLES:
         raise UserError(
             f"{config.rollouts} rollouts cannot be {samples} samples for each prompt",
-            "Choose --samples of two or more that divides --rollouts."
-            if not aligner.HAS_VALUES
+            f"Choose --samples of {aligner.LEAST_SAMPLES} or more that divides --rollouts."
+            if aligner.LEAST_SAMPLES > 1
             else "Let --samples divide --rollouts.",
         )
+    if config.rollouts < 2:
+        raise UserError("one rollout a round says nothing about what is better", "Use --rollouts of two or more.")
     if entry.SAVES != "adapter":
         raise UserError("align trains an adapter, for the reference is the model with the adapter off", "Use --peft lora.")
     lm = load(config.model, dtype=config.dtype)
+    assert config.scorer is not None
     scorer = open_scorer(config.scorer, trunk_of((entry, peft), lm))
     prompts, warnings = read_prompts(config, lm)
-    sampling = Sampling(config.max_new_tokens)
+    texts = read_texts(config, lm, warnings) if config.ptx else None
+    sampling = Sampling(config.max_new_tokens, ignore_end=config.fixed_length)
     attacked = require_sound(scorer, lm, prompts, sampling, config.seed, config.allow_attackable)
+    judges = Judges(
+        scorer, open_scorer(config.held_out, trunk_of((entry, peft), lm)) if config.held_out else None, config.scorer_timeout,
+        config.no_end, config.end_at, config.end_after,
+    )  # fmt: skip
     heads = ()
     if aligner.HAS_VALUES:
         lm.model.value_head = ValueHead(lm.model.get_input_embeddings().weight.shape[1], lm.device)
         heads = ("value_head",)
     sampler = Sampler(
-        lm, prompts, scorer, lambda it: aligner.credit(it, parameters), lambda: entry.disabled(lm.model),
+        lm, prompts, judges, lambda it: aligner.credit(it, parameters), lambda: entry.disabled(lm.model),
         sampling, config.rollouts // samples, samples, config.optimisation_epochs,
-        lm.model.value_head if heads else None, config.no_end,
+        lm.model.value_head if heads else None, texts, entry.IDENTITY_AT_START,
     )  # fmt: skip
-    how_far = Controller(config.beta, config.kl_target)
+    how_far, watch = Controller(config.beta, config.kl_target), Watch(folder / "rollouts", config.stop_on, config.max_kl)
     if aligner.LEARNS_FROM == "answers":
-        rollouts: Rollouts = Kept(sampler, how_far, folder / "rollouts", config.seed, parameters.keep)
+        rollouts: Rollouts = Kept(sampler, how_far, folder / "rollouts", config.seed, watch, parameters.keep)
     else:
-        rollouts = Rollouts(sampler, how_far, folder / "rollouts", config.seed)
+        rollouts = Rollouts(sampler, how_far, folder / "rollouts", config.seed, watch)
     batch = min(config.batch_size, len(rollouts)) if "batch_size" in config.model_fields_set else len(rollouts)
     per_round = -(-len(rollouts) // batch) * config.optimisation_epochs
     how = config.model_copy(update={
@@ -102,7 +114,8 @@ def ready(config: Config, folder: Path) -> Ready:
         "learning_rate": config.learning_rate or 1e-4,
     })  # fmt: skip
     training = attach(lm, (entry, peft), rollouts, how, config.seed, _loss(lm, aligner, parameters, config), heads=heads)
-    return Ready(lm, (entry, peft), training, rollouts, text_hash(canonical([list(p.ids) for p in prompts])), warnings, attacked)
+    learned = [list(p.ids) for p in prompts] + [list(ids) for ids in (texts.ids if texts else [])]
+    return Ready(lm, (entry, peft), training, rollouts, watch, text_hash(canonical(learned)), warnings, attacked)
 
 
 def read_prompts(config: Config, lm: LM) -> tuple[list[Prompt], list[str]]:
@@ -114,6 +127,7 @@ def read_prompts(config: Config, lm: LM) -> tuple[list[Prompt], list[str]]:
     warnings: list[str] = []
     texts: list[tuple[str, str, tuple[str, ...]]] = []
     if is_task(config.data):
+        require_permission(config.data, config.allow_canary)
         task = load_task(config.data, skip_bad_rows=config.skip_bad_rows)
         field = task.template.fields[0]
         asked = Prompts(task, lm.tokenizer)
@@ -142,6 +156,27 @@ def read_prompts(config: Config, lm: LM) -> tuple[list[Prompt], list[str]]:
     return list(found.values()), warnings
 
 
+def read_texts(config: Config, lm: LM, warnings: list[str]) -> Texts:
+    """Read the texts of PPO-ptx: as many a round as rollouts, of each the first tokens.
+
+    Raises:
+        UserError: no such file, or a row without a text of two tokens.
+    """
+    ids, cut = [], 0
+    for example in formats.good_rows(formats.sniff(Path(str(config.ptx))), [], skip_bad_rows=config.skip_bad_rows):
+        text = example.fields.get("text")
+        found = with_bos(lm.tokenizer, token_ids(lm.tokenizer, text)) if isinstance(text, str) else ()
+        if len(found) < 2:
+            raise UserError(f"{example.where}: the row has no text of two tokens to learn from", "Give a column text.")
+        cut += len(found) > _LONGEST_TEXT
+        ids.append(found[:_LONGEST_TEXT])
+    if not ids:
+        raise UserError(f"{config.ptx} has no texts", "Give it at least one.")
+    if cut:
+        warnings.append(f"of {cut:,} texts of --ptx the first {_LONGEST_TEXT} tokens are learned from")
+    return Texts(ids, config.ptx_weight, config.rollouts)
+
+
 def _right(task: Task, example: Example) -> tuple[str, ...]:
     """Return the right answers to a row, as they are to be said; none where it has none."""
     try:
@@ -163,15 +198,21 @@ def _loss(lm: LM, aligner: ModuleType, parameters: Any, config: Config) -> LossO
         wanted = torch.cat([ids[:, 1:][mask[:, 1:]][:, None].double(), beside.double()], 1)
 
         def of_logits(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
-            logprobs = LogProbs.apply(logits, wanted[:, 0].long())
-            return aligner.policy_loss(logprobs, wanted[:, 1:].float(), parameters)
+            logprobs, beside = LogProbs.apply(logits, wanted[:, 0].long()), wanted[:, 1:].float()
+            answers = beside[:, LENGTH] > 0
+            if bool(answers.all()):
+                return aligner.policy_loss(logprobs, beside, parameters)
+            texts = -(logprobs * beside[:, ADVANTAGE])[~answers].sum()
+            loss, stats = aligner.policy_loss(logprobs[answers], beside[answers], parameters)
+            return loss + texts, {**stats, "ptx_loss": float(texts.detach())}
 
         loss, stats = loss_of_hidden(lm.model, hidden, wanted, of_logits)
         if aligner.HAS_VALUES:
-            old, returns = beside[:, VALUE], beside[:, RETURN]
-            value, _ = clipped_value.loss(lm.model.value_head(hidden), old, returns, parameters.value_clip)
+            answers = beside[:, LENGTH] > 0
+            old, returns = beside[answers, VALUE], beside[answers, RETURN]
+            value, _ = clipped_value.loss(lm.model.value_head(hidden[answers]), old, returns, parameters.value_clip)
             stats["value_loss"] = float(value.detach())
             loss = loss + parameters.value_weight * value
-        return loss, {f"policy_{k}" if k != "value_loss" else k: v for k, v in stats.items()}
+        return loss, {k if k in ("value_loss", "ptx_loss") else f"policy_{k}": v for k, v in stats.items()}
 
     return loss_of

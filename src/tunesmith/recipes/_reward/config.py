@@ -6,10 +6,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tunesmith.train.parameters import FitParameters
+from tunesmith.recipes._training_run import TrainingRun
 
 
-class Config(FitParameters):
+class Config(TrainingRun):
     """Settings of `tunesmith reward`, beside those of training itself."""
 
     data: str
@@ -57,23 +57,8 @@ class Config(FitParameters):
     max_length: int = Field(1024, ge=2)
     """longest prompt with a completion in tokens; longer ones stop the run or are dropped, never cut"""
     over_long: Literal["stop", "drop"] = "stop"
-    dtype: str = "auto"
-    threads: int | None = None
-    seed: int = 0
     seeds: list[int] = []
     """train one model for each of these seeds, to be asked together: mean and spread (--seeds 0,1,2)"""
-    run_dir: str | None = None
-    """absent = runs/reward-DATA"""
-    overwrite: bool = False
-    """start again in a run_dir that holds an earlier run"""
-    resume: bool = True
-    """go on from the newest checkpoint in run_dir, bit for bit; --resume false is --overwrite"""
-    max_memory_gb: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """most memory to use, 10^9 bytes; absent = all that is available. A training that needs more is not started"""
-    skip_bad_rows: bool = False
-    """go on with the good rows of a file and list the bad ones"""
-    allow_canary: bool = False
-    """learn from rows that carry a canary (bigbench:hhh_alignment), which are meant for measuring only; the run records it"""
 
     @field_validator("peft", mode="before")
     @classmethod

@@ -54,11 +54,31 @@ class Trained:
     rows: Judgements
 
 
-def train_one(config: Config, rows: Judgements, folder: Path, seed: int) -> Trained:
-    """Train, choose by validation rows, normalise, measure and save.
+@dataclass(frozen=True)
+class Ready:
+    """A reward model about to be trained.
+
+    Attributes:
+        rows: those that are not too long; learned: of their judgements what `training.data` has.
+        method: peft entry and its parameters. samples: answers of the policy to normalise by.
+    """
+
+    it: RewardModel
+    rows: Judgements
+    learned: list[Preference]
+    objective: str
+    fitted: losses.Fitted
+    method: tuple[ModuleType, Any]
+    training: Training
+    samples: list[tuple[Prompt, str]]
+    normalised: dict[str, Any]
+
+
+def ready(config: Config, rows: Judgements, seed: int) -> Ready:
+    """Load the model, encode the judgements, normalise by answers of the policy if asked, and attach what is trained.
 
     Raises:
-        UserError: the rows or settings do not fit the model. WorkFailed: something is not finite. Interrupted: a signal.
+        UserError: the rows or settings do not fit the model.
     """
     it = fresh(config.model, config.dtype, seed)
     rows = _within(config, it, rows)
@@ -75,14 +95,25 @@ def train_one(config: Config, rows: Judgements, folder: Path, seed: int) -> Trai
         normalised |= {"samples": len(samples), "before": _moments(rewards)}
     method = PEFT.parameters(config.peft or ("full" if it.encoder else "lora"))
     training = _training(config, it, fitted, method, encoded, objective, seed)
-    require_memory(training, bool(rows.validation), config.max_memory_gb, it.lm.model)
+    return Ready(it, rows, learned, objective, fitted, method, training, samples, normalised)
+
+
+def train_one(config: Config, rows: Judgements, folder: Path, seed: int) -> Trained:
+    """Train, choose by validation rows, normalise, measure and save.
+
+    Raises:
+        UserError: the rows or settings do not fit the model. WorkFailed: something is not finite. Interrupted: a signal.
+    """
+    begun = ready(config, rows, seed)
+    it, rows, fitted, normalised = begun.it, begun.rows, begun.fitted, dict(begun.normalised)
+    require_memory(begun.training, bool(rows.validation), config.max_memory_gb, it.lm.model)
     record = _run(config, it, rows, folder, seed)
-    say(f"{rows.describe()}; {objective} on {config.model}, {str(it.lm.dtype).removeprefix('torch.')}")
-    adapted = train(it.lm, training, record, _validation(it, rows.validation))
-    anchors = samples or _preferred(learned) if config.normalise != "none" else []
+    say(f"{rows.describe()}; {begun.objective} on {config.model}, {str(it.lm.dtype).removeprefix('torch.')}")
+    adapted = train(it.lm, begun.training, record, validation_of(it, rows.validation))
+    anchors = begun.samples or _preferred(begun.learned) if config.normalise != "none" else []
     if anchors:
         rewards = it.score(anchors, "scoring")
-        it.normalise(rewards, deviation=bool(samples))
+        it.normalise(rewards, deviation=bool(begun.samples))
         normalised |= {"after": _moments(rewards), "gain": it.gain, "bias": it.bias, "of": len(anchors)}
     given = scored(it, rows.test, "test")
     of_texts = it.score([("", text) for text in rows.rated.texts], "rated texts") if rows.rated else []
@@ -90,11 +121,11 @@ def train_one(config: Config, rows: Judgements, folder: Path, seed: int) -> Trai
     rated = (rows.rated, of_texts) if rows.rated else None
     measured = measure(rows.test, given, scale, fitted, config.seed, rated)
     about = {
-        "objective": objective, "ties": config.ties, "fitted": fitted.as_record(), "normalised": normalised,
-        "canary": rows.canary, "accuracy": measured["accuracy"], "judgements": len(encoded),
+        "objective": begun.objective, "ties": config.ties, "fitted": fitted.as_record(), "normalised": normalised,
+        "canary": rows.canary, "accuracy": measured["accuracy"], "judgements": len(begun.training.data),
     }  # fmt: skip
     probes = [(p.prompt, text) for p in rows.test[:2] for text in p.completions]
-    artefact = save(folder, it, method, probes, about)
+    artefact = save(folder, it, begun.method, probes, about)
     return Trained(it, adapted, artefact, measured, normalised, fitted, given, of_texts, rows)
 
 
@@ -169,7 +200,8 @@ def _run(config: Config, it: RewardModel, rows: Judgements, folder: Path, seed: 
     return Run(folder, inputs, about, config.overwrite or not config.resume)
 
 
-def _validation(it: RewardModel, held_out: Sequence[Preference]) -> Validation | None:
+def validation_of(it: RewardModel, held_out: Sequence[Preference]) -> Validation | None:
+    """Return what is measured on held-out judgements: the share that is ordered as people did; None without any."""
     if not held_out:
         return None
     return Validation(lambda: accuracy_of(held_out, scored(it, held_out)), "eval_accuracy", larger_is_better=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LEARNS_FROM = "answers"
 HAS_VALUES = False
 SAMPLES = 8
+LEAST_SAMPLES = 2
 
 
 class Parameters(Config):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 LEARNS_FROM = "scores"
 HAS_VALUES = False
 SAMPLES = 8
+LEAST_SAMPLES = 2
 
 
 class Parameters(Config):
@@ -43,10 +44,9 @@ def policy_loss(logprobs: torch.Tensor, beside: torch.Tensor, parameters: Parame
     from tunesmith.objectives import grpo
     from tunesmith.train.rollouts import ADVANTAGE, LENGTH, OLD, REFERENCE
 
-    lengths, mean = beside[:, LENGTH], beside[:, LENGTH].mean()
     # A completion's mean; times the mean length, so that the loss a token is as large as that of other methods.
     beta = parameters.k3_weight if parameters.kl == "loss" else 0.0
     total, stats = grpo.loss(
-        logprobs, beside[:, OLD], beside[:, REFERENCE], beside[:, ADVANTAGE], lengths / mean, parameters.clip, beta
+        logprobs, beside[:, OLD], beside[:, REFERENCE], beside[:, ADVANTAGE], beside[:, LENGTH], parameters.clip, beta
     )
     return total, stats

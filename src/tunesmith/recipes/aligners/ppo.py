@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 LEARNS_FROM = "scores"
 HAS_VALUES = True
 SAMPLES = 1
+LEAST_SAMPLES = 1
 
 
 class Parameters(Config):

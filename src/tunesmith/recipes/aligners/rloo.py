@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 LEARNS_FROM = "scores"
 HAS_VALUES = False
 SAMPLES = 4
+LEAST_SAMPLES = 2
 
 
 class Parameters(Config):

@@ -1,0 +1,1 @@
+"""The steps of `tunesmith honesty`: probe, boundary data, and the routes that are compared."""

@@ -1,0 +1,113 @@
+"""Asking a scorer: it may fail or hang, which is tried again, and what it says is looked at before anything learns from it."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from tunesmith.core.errors import TunesmithError, WorkFailed
+from tunesmith.core.progress import say
+
+# Seconds waited before a scorer that failed is asked again.
+_WAITS = (0.2, 1.0)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a scorer judges: a prompt, the text that answers it, whether it ended by itself, and what is right, if known."""
+
+    prompt: str
+    text: str
+    ended: bool
+    golds: tuple[str, ...] = ()
+
+
+Scorer = Callable[[Sequence[Answer]], Sequence[float]]
+
+
+def scores_of(scorer: Scorer, answers: Sequence[Answer], wheres: Sequence[str], timeout: float) -> list[float]:
+    """Return one finite score for each answer.
+
+    Args:
+        wheres: where each answer's prompt stands, for messages. timeout: seconds a scorer may take; it is kept to on the main
+            thread of a process only, for it is enforced by a signal.
+
+    Raises:
+        UserError: the scorer cannot judge at all. WorkFailed: it failed or took too long each time it was asked, gave another
+            number of scores, or one that is not finite; the answer is named.
+    """
+    for wait in (*_WAITS, None):
+        attempt = _Attempt()
+        with attempt, _at_most(timeout):
+            attempt.scores = [float(score) for score in scorer(answers)]
+        if attempt.problem is None:
+            return _looked_at(attempt.scores, answers, wheres)
+        if wait is not None:
+            say(f"the scorer failed ({_named(attempt.problem)}); it is asked again")
+            time.sleep(wait)
+    raise WorkFailed(
+        f"the scorer failed {len(_WAITS) + 1} times on {len(answers)} answers, the first to {wheres[0]}: "
+        f"{_named(attempt.problem)}",
+        "Mend the scorer, or let it take longer with --scorer_timeout. The same command goes on from the newest checkpoint.",
+    )
+
+
+class _Attempt:
+    """Asking once: keeps what went wrong in somebody else's code, whatever it is."""
+
+    def __init__(self) -> None:
+        self.scores: list[float] = []
+        self.problem: Exception | None = None
+
+    def __enter__(self) -> _Attempt:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        # Our own errors come from scorers that have tried again already.
+        if not isinstance(error, Exception) or isinstance(error, TunesmithError):
+            return False
+        self.problem = error
+        return True
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError inside a with-block whenever so much time has passed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(number: int, frame: Any) -> None:
+        raise TimeoutError(f"it took longer than {seconds:g} seconds")
+
+    before = signal.signal(signal.SIGALRM, late)
+    # Again and again, for a scorer may try again by itself.
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _looked_at(scores: list[float], answers: Sequence[Answer], wheres: Sequence[str]) -> list[float]:
+    if len(scores) != len(answers):
+        raise WorkFailed(f"the scorer gave {len(scores)} scores for {len(answers)} answers", "Give one for each.")
+    for where, answer, score in zip(wheres, answers, scores, strict=True):
+        if not math.isfinite(score):
+            raise WorkFailed(
+                f"the scorer gave {score} to the answer {answer.text[:80]!r} to {where}",
+                "Mend the scorer; the policy before this round is saved.",
+            )
+    return scores
+
+
+def _named(problem: Exception | None) -> str:
+    return f"{type(problem).__name__}: {problem}".rstrip(": ")[:300]
