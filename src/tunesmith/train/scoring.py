@@ -104,7 +104,7 @@ def _looked_at(scores: list[float], answers: Sequence[Answer], wheres: Sequence[
         if not math.isfinite(score):
             raise WorkFailed(
                 f"the scorer gave {score} to the answer {answer.text[:80]!r} to {where}",
-                "Mend the scorer; the policy before this round is saved.",
+                "Mend the scorer; rounds that were finished are kept.",
             )
     return scores
 
