@@ -213,6 +213,29 @@ def test_align_refuses_a_scorer_that_prefers_an_attack_and_says_which() -> None:
     align.run(align.Config(**settings, scorer="scorer.py:content", run_dir="sound"))
 
 
+def test_a_policy_is_steered_by_a_reward_model_on_its_own_trunk_or_beside_it(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("pairs.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"{i}", "chosen": "a!", "rejected": "a"}) + "\n" for i in range(60))
+    )
+    Path("prompts.jsonl").write_text("".join(json.dumps({"prompt": case.prompt}) + "\n" for case in CASES))
+    for name in ("toy-llama", "toy-bert"):
+        small: dict[str, Any] = {"model": name, "threads": 1, "dtype": "fp32", "max_steps": 2, "validation_rows": 0}
+        reward.run(reward.Config(data="pairs.jsonl", run_dir=f"rm-{name}", **small))
+        align.run(align.Config(**{
+            "data": "prompts.jsonl", "model": "toy-llama", "rollouts": 4, "max_new_tokens": 6, "steps": 2, "threads": 1,
+            "dtype": "fp32", "scorer": f"reward-model:path=rm-{name}", "allow_attackable": True, "run_dir": f"run-{name}",
+            "learning_rate": 0.05,
+        }))  # fmt: skip
+        said = capsys.readouterr().err
+        assert ("is a model of its own" in said) == ("it reads answers as text" in said) == (name == "toy-bert")
+        scorer = open_scorer(f"reward-model:path=rm-{name}")
+        # In the second round the policy has learned on that trunk; the reward model says what it says alone.
+        for path in sorted(Path(f"run-{name}/rollouts").glob("round-*.json")):
+            rows = json.loads(path.read_text())["rows"]
+            again = scorer([Answer(row["prompt"], row["text"], True) for row in rows])
+            assert [row["score"] for row in rows] == pytest.approx(list(again), abs=1e-4)
+
+
 def test_inspect_scorer_measures_agreement_and_attacks() -> None:
     rows = [{"prompt": f"what flows {i}", "chosen": f"river {i}", "rejected": f"lake {i}"} for i in range(100)]
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
