@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tunesmith.core.errors import UserError
+from tunesmith.core.errors import UserError, WorkFailed
 from tunesmith.core.registry import ALIGNERS
 from tunesmith.data.collate import collate
 from tunesmith.data.preferences import read_preferences
@@ -86,6 +86,34 @@ def test_what_was_preferred_gains_on_prompts_it_never_saw(method: str) -> None:
     assert last["loss"] < first["loss"]
     load_with_adapter("toy-llama", "run/adapter", dtype="fp32")
     assert "agreement 100.0%" in align.render(report)
+    page = Path("run/report.html").read_text()
+    assert (
+    assert all(words in page for words in ("Tunesmith align", "<b>pairs.jsonl</b>", f"{method} on toy-llama"))
+    )
+    assert ("Preferred completions" in page) == (method != "kto")
+    assert json.loads(Path("run/report.json").read_text()) == report
+
+
+def test_a_run_that_fails_leaves_a_page_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = offline.judged
+    monkeypatch.setattr(offline, "judged", lambda *rest: replace(real(*rest), logprobs=real(*rest).logprobs * math.nan))
+    with pytest.raises(WorkFailed, match=r"the loss of step 1 is nan; .* Rows: pairs.jsonl:\d"):
+        align.run(config(run_dir="run"))
+    assert "The loss of step 1 is nan" in Path("run/report.html").read_text()
+
+
+def test_a_reference_that_is_not_finite_names_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.recipes._align import judged as judged_module
+
+    real = judged_module.logprobs_of
+
+    def broken(*rest: Any) -> Any:
+        logprobs, *others = real(*rest)
+        return logprobs * math.inf, *others
+
+    monkeypatch.setattr(judged_module, "logprobs_of", broken)
+    with pytest.raises(WorkFailed, match=r"no finite log-probability to a completion at pairs.jsonl:1"):
+        align.run(config(run_dir="run"))
 
 
 def test_turned_round_judgements_are_learned_turned_round() -> None:
