@@ -87,9 +87,7 @@ def test_what_was_preferred_gains_on_prompts_it_never_saw(method: str) -> None:
     load_with_adapter("toy-llama", "run/adapter", dtype="fp32")
     assert "agreement 100.0%" in align.render(report)
     page = Path("run/report.html").read_text()
-    assert (
     assert all(words in page for words in ("Tunesmith align", "<b>pairs.jsonl</b>", f"{method} on toy-llama"))
-    )
     assert ("Preferred completions" in page) == (method != "kto")
     assert json.loads(Path("run/report.json").read_text()) == report
 
