@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tunesmith import cli
 from tunesmith.core.errors import UserError, WorkFailed
 from tunesmith.core.registry import ALIGNERS
 from tunesmith.data.collate import collate
@@ -309,3 +310,30 @@ def test_bad_input_is_one_clear_line(changes: dict[str, Any], message: str) -> N
 def test_settings_of_the_other_kind_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"chosen": "a", "rejected": "a"}, "chosen and rejected are the same"),
+        ({"chosen": "is it good", "rejected": "a"}, "'chosen' repeats the prompt"),
+        ({"completions": ["a"], "ranks": [1]}, "a ranking of one completion compares nothing"),
+    ],
+)
+def test_the_command_line_ends_with_2_and_names_the_row(
+    row: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {"chosen": "a", "rejected": "b"} if "chosen" in row else {"completions": ["a", "b"], "ranks": [1, 2]}
+    write("bad.jsonl", [{"prompt": "is it good", **one} for one in (good, row)])
+    assert cli.main(["align", "bad.jsonl", "--method", "dpo", "--model", "toy-llama"]) == 2
+    printed = capsys.readouterr().err
+    assert "1 of 2 rows in bad.jsonl cannot be used" in printed
+    assert f"bad.jsonl:2: {said}" in printed
+    assert "--skip_bad_rows" in printed
+
+
+def test_a_cycle_is_reported_and_does_not_stop() -> None:
+    turns = [("a", "b"), ("b", "c"), ("c", "a")]
+    write("cycle.jsonl", [{"prompt": "p", "chosen": x, "rejected": y} for x, y in turns] + [pair(word) for word in WORDS[:3]])
+    report = align.run(config(data="cycle.jsonl", run_dir="run", epochs=1))
+    assert any("1 cyclic judgement, which no reward can follow; the first: 'a' > 'b'" in one for one in report["warnings"])
