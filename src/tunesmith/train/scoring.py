@@ -43,6 +43,7 @@ def scores_of(scorer: Scorer, answers: Sequence[Answer], wheres: Sequence[str], 
         UserError: the scorer cannot judge at all. WorkFailed: it failed or took too long each time it was asked, gave another
             number of scores, or one that is not finite; the answer is named.
     """
+    attempt = _Attempt()
     for wait in (*_WAITS, None):
         attempt = _Attempt()
         with attempt, _at_most(timeout):
