@@ -57,7 +57,8 @@ def test_few_rounds_and_missing_numbers_say_nothing() -> None:
     assert "kl" in broken([{**WELL, "kl": 50.0}] * 4)
     assert broken(run({"explained_variance": -1.0}, 9)) == {}
     bare = [
-        {key: row[key] for key in row if key not in ("held_out", "ties", "policy_clipped", "explained_variance")} for row in run()
+        {key: row[key] for key in row if key not in ("held_out", "ties", "policy_clipped", "explained_variance")}
+        for row in run({})
     ]
     assert broken(bare) == {}
 
