@@ -13,7 +13,7 @@ from tunesmith.core.records import Encoded, Example
 from tunesmith.core.seeds import derive
 from tunesmith.data.cloze import Pattern
 from tunesmith.data.collate import collate
-from tunesmith.data.masking import MaskedRows, Masking, encode_answer, encode_document
+from tunesmith.data.masking import Masking, encode_answer, encode_document, masked_rows
 from tunesmith.models.toy import byte_tokenizer
 
 BERT = wordpiece()
@@ -41,7 +41,7 @@ def test_exactly_the_share_is_hidden_and_the_rest_is_as_it_was(length: int, seed
 
 def test_eight_in_ten_become_a_mask_one_another_token_and_one_stays() -> None:
     rows = [row(100, seed) for seed in range(400)]
-    masked = MaskedRows(rows, MASKING, seed=1)
+    masked = masked_rows(rows, MASKING, seed=1)
     kinds = {"mask": 0, "same": 0, "other": 0}
     others = []
     for before, after in zip(rows, masked, strict=True):
@@ -64,7 +64,7 @@ def test_eight_in_ten_become_a_mask_one_another_token_and_one_stays() -> None:
 
 
 def test_every_place_is_hidden_as_often_as_any_other() -> None:
-    masked = MaskedRows([row(20)] * 4000, MASKING, seed=2)
+    masked = masked_rows([row(20)] * 4000, MASKING, seed=2)
     often = np.mean([after.loss_mask for after in masked], 0)
     assert often[0] == often[-1] == 0
     assert np.allclose(often[1:-1], 3 / 20, atol=4 * (0.15 * 0.85 / 4000) ** 0.5)
@@ -72,21 +72,21 @@ def test_every_place_is_hidden_as_often_as_any_other() -> None:
 
 def test_what_is_hidden_follows_from_seed_epoch_and_row_alone() -> None:
     rows = [row(60, seed) for seed in range(8)]
-    masked = MaskedRows(rows, MASKING, seed=3)
+    masked = masked_rows(rows, MASKING, seed=3)
     first, second = list(masked.in_epoch(0)), list(masked.in_epoch(1))
     assert first == list(masked) == masked[:] == [masked[i] for i in range(-8, 0)]
     assert [r.ids for r in second] == [r.ids for r in reversed([masked.in_epoch(1)[i] for i in range(7, -1, -1)])]
     assert all(a.loss_mask != b.loss_mask for a, b in zip(first, second, strict=True))
     assert [(len(a), a.counted) for a in first] == [(len(b), b.counted) for b in second]
-    assert list(MaskedRows(rows, MASKING, seed=4)) != first
-    same_text_twice = MaskedRows([rows[0], rows[0]], MASKING, seed=3)
+    assert list(masked_rows(rows, MASKING, seed=4)) != first
+    same_text_twice = masked_rows([rows[0], rows[0]], MASKING, seed=3)
     assert same_text_twice[0].loss_mask != same_text_twice[1].loss_mask
-    assert masked[5] == MASKING.masked(rows[5], derive(3, "mask", 0, 5))
+    assert masked[5] == MASKING.masked(rows[5], derive(derive(3, "mask"), 0, 5))
 
 
 def test_targets_stand_in_the_order_of_the_mask_in_a_batch() -> None:
     rows = [row(n, n) for n in (30, 7, 55)]
-    batch = collate(list(MaskedRows(rows, MASKING, seed=5)))
+    batch = collate(list(masked_rows(rows, MASKING, seed=5)))
     before = collate(rows).ids
     assert batch.targets is not None
     assert batch.targets.tolist() == before[batch.loss_mask].tolist()
@@ -156,7 +156,7 @@ def test_an_answer_in_a_pattern_is_hidden_whole_and_nothing_else_is() -> None:
     document = encode_answer(BERT, Pattern("{text}. It was {answer}."), example, "unfavorable", 32)
     read = " ".join(BERT.convert_ids_to_tokens(list(document.ids)))
     assert read == "[CLS] the film was so good . it was un ##fav ##or ##able . [SEP]"
-    rows = MaskedRows([document, row(40)], Masking.of(BERT), 0, np.array([True, False]))
+    rows = masked_rows([document, row(40)], Masking.of(BERT), 0, np.array([True, False]))
     for epoch in range(30):
         answer, text = rows.in_epoch(epoch)
         assert " ".join(BERT.convert_ids_to_tokens(list(answer.ids))) == (

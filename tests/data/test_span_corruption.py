@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tunesmith.core.errors import UserError
 from tunesmith.core.records import Encoded
-from tunesmith.data.span_corruption import SpanCorruption, SpanRows
+from tunesmith.data.span_corruption import SpanCorruption, span_rows
 
 SENTINELS = tuple(range(1000, 1100))
 SPANS = SpanCorruption(SENTINELS, end=1)
@@ -66,7 +66,7 @@ def test_what_is_hidden_is_spread_evenly_over_the_row() -> None:
 
 
 def test_every_epoch_hides_something_else_and_the_same_every_time() -> None:
-    rows = SpanRows([plain(30), plain(30)], SPANS, seed=0)
+    rows = span_rows([plain(30), plain(30)], SPANS, seed=0)
     assert [*rows] == [*rows.in_epoch(0)]
     assert rows[0].ids == rows.in_epoch(0)[-2].ids
     assert rows[0].ids != rows[1].ids

@@ -71,18 +71,21 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
-def run_page(page: Path, folder: Path) -> None:
-    """Run a page's blocks in an empty folder; fails at the first one that is not as the page says."""
+def run_page(page: Path, folder: Path) -> int:
+    """Run a page's blocks in an empty folder; fails at the first one that is not as the page says. Returns how many ran."""
     (folder / "bin").mkdir()
     command = folder / "bin" / "tunesmith"
     command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m tunesmith "$@"\n', encoding="utf-8")
     command.chmod(0o755)
     (folder / "here").mkdir()
+    ran = 0
     for block in blocks(page):
         if block.file:
             (folder / "here" / block.file).write_text(block.text, encoding="utf-8")
         elif block.runs:
             run_block(block, folder)
+            ran += 1
+    return ran
 
 
 def run_block(block: Block, folder: Path) -> None:
@@ -109,6 +112,15 @@ def execute(arguments: list[str], where: str, folder: Path) -> str:
     )
     assert done.returncode == 0, f"{where} ended with {done.returncode}:\n{done.stdout}"
     return done.stdout
+
+
+def no_python(text: str) -> str:
+    """Say why a text is no Python; "" if it is."""
+    try:
+        compile(text, "", "exec")
+    except SyntaxError as error:
+        return str(error)
+    return ""
 
 
 def sessions(text: str) -> Iterator[tuple[str, list[str]]]:
@@ -208,7 +220,7 @@ def named(page: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if any(b.runs for b in blocks(p))], ids=named)
 def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
-    run_page(page, tmp_path)
+    assert run_page(page, tmp_path) == sum(block.runs for block in blocks(page))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
@@ -228,9 +240,7 @@ def test_every_flag_and_link_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_python_that_is_not_run_is_python(page: Path) -> None:
-    for block in blocks(page):
-        if block.language == "python":
-            compile(block.text, block.where, "exec")
+    assert {b.where: problem for b in blocks(page) if b.language == "python" and (problem := no_python(b.text))} == {}
 
 
 @pytest.mark.parametrize(

@@ -343,10 +343,11 @@ def test_markdown_cells_cannot_break_the_table() -> None:
 @pytest.mark.parametrize("rows", [MOVIES[:1], MOVIES[4:6], MOVIES[5:6], ()])
 def test_small_ladders_still_make_a_page(rows: tuple) -> None:
     report = movies(40, rows)
-    Page(write_html(report))
-    terminal.table(report)
-    terminal.write_markdown(report)
-    json.dumps(to_json(report), allow_nan=False)
+    page, table, markdown = write_html(report), terminal.table(report), terminal.write_markdown(report)
+    assert Page(page).tags
+    for name in (row[0] for row in rows):
+        assert all(name in text for text in (page, table, markdown)), name
+    assert [r["route"] for r in json.loads(json.dumps(to_json(report), allow_nan=False))["routes"]] == [row[0] for row in rows]
 
 
 def test_a_ladder_without_any_predictions_still_makes_a_page() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 import torch
 
@@ -29,6 +30,39 @@ class VaryingRows(Sequence[Encoded]):
     def ended(self, epoch: int) -> bool:
         """Whether nothing more is to be learned, although steps are left; asked before each epoch."""
         return False
+
+
+class ChangedRows(VaryingRows):
+    """Rows changed anew every epoch, each when it is asked for; how follows from seed, epoch and row number alone.
+
+    Args:
+        rows: what is changed; of rows that vary themselves, those of the same epoch.
+        change: (row, its number, seed) -> the row as it is learned from.
+    """
+
+    def __init__(
+        self, rows: Sequence[Encoded], change: Callable[[Encoded, int, int], Encoded], seed: int, epoch: int = 0
+    ) -> None:
+        self.rows, self.change, self.seed, self.epoch = rows, change, seed, epoch
+
+    def in_epoch(self, epoch: int) -> ChangedRows:
+        """Return the rows as they are changed in an epoch, counted from 0."""
+        return ChangedRows(self.rows, self.change, self.seed, epoch)
+
+    @overload
+    def __getitem__(self, number: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Encoded]: ...
+    def __getitem__(self, number: int | slice) -> Encoded | list[Encoded]:
+        """Change a row, or several as a list."""
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        place = number if number >= 0 else len(self) + number
+        rows = self.rows.in_epoch(self.epoch) if isinstance(self.rows, VaryingRows) else self.rows
+        return self.change(rows[place], place, derive(self.seed, self.epoch, place))
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from tunesmith.core.errors import UserError
 from tunesmith.core.records import Encoded, Example
 from tunesmith.core.seeds import derive
 from tunesmith.data.cloze import Pattern
-from tunesmith.data.collate import VaryingRows
+from tunesmith.data.collate import ChangedRows
 
 _MASKED, _RANDOM = 0.8, 0.1
 # How tokens say that a word begins (byte-level BPE, SentencePiece) or goes on (WordPiece).
@@ -92,42 +92,15 @@ class Masking:
         return np.sort(np.concatenate(chosen))
 
 
-class MaskedRows(VaryingRows):
-    """Rows masked anew every epoch, each when it is asked for; what is hidden follows from seed, epoch and row number alone.
+def masked_rows(rows: Sequence[Encoded], masking: Masking, seed: int, whole: NDArray[np.bool_] | None = None) -> ChangedRows:
+    """Return rows that are masked anew every epoch.
 
     Args:
-        rows: their mask is True at the tokens that may be chosen (see `encode_document` and `encode_answer`); of a mixture,
-            those of the same epoch.
+        rows: their mask is True at the tokens that may be chosen (see `encode_document` and `encode_answer`).
         whole: [rows] booleans, True for rows of which all of these are hidden; None = no such rows.
     """
-
-    def __init__(
-        self, rows: Sequence[Encoded], masking: Masking, seed: int, whole: NDArray[np.bool_] | None = None, epoch: int = 0
-    ) -> None:
-        self.rows, self.masking, self.seed, self.epoch = rows, masking, seed, epoch
-        self.whole = np.zeros(len(rows), bool) if whole is None else whole
-
-    def in_epoch(self, epoch: int) -> MaskedRows:
-        """Return the rows as they are hidden in an epoch, counted from 0."""
-        return MaskedRows(self.rows, self.masking, self.seed, self.whole, epoch)
-
-    @property
-    def _now(self) -> Sequence[Encoded]:
-        return self.rows.in_epoch(self.epoch) if isinstance(self.rows, VaryingRows) else self.rows
-
-    @overload
-    def __getitem__(self, number: int) -> Encoded: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Encoded]: ...
-    def __getitem__(self, number: int | slice) -> Encoded | list[Encoded]:
-        """Mask a row, or several as a list."""
-        if isinstance(number, slice):
-            return [self[i] for i in range(*number.indices(len(self)))]
-        place = number if number >= 0 else len(self) + number
-        return self.masking.masked(self._now[number], derive(self.seed, "mask", self.epoch, place), bool(self.whole[place]))
-
-    def __len__(self) -> int:
-        return len(self.rows)
+    every = np.zeros(len(rows), bool) if whole is None else whole
+    return ChangedRows(rows, lambda row, place, drawn: masking.masked(row, drawn, bool(every[place])), derive(seed, "mask"))
 
 
 def encode_document(tokenizer: Any, text: str, where: str, longest: int) -> list[Encoded]:

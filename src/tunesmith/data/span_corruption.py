@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from tunesmith.core.errors import UserError
 from tunesmith.core.records import Encoded
 from tunesmith.core.seeds import derive
-from tunesmith.data.collate import VaryingRows
+from tunesmith.data.collate import ChangedRows
 
 
 @dataclass(frozen=True)
@@ -77,30 +76,6 @@ def _parts(total: int, count: int, random: np.random.Generator) -> NDArray[np.in
     return np.diff(np.concatenate([[0], cuts, [total]])).astype(np.int64)
 
 
-class SpanRows(VaryingRows):
-    """Rows corrupted anew every epoch, each when it is asked for; what is hidden follows from seed, epoch and row number."""
-
-    def __init__(self, rows: Sequence[Encoded], corruption: SpanCorruption, seed: int, epoch: int = 0) -> None:
-        self.rows, self.corruption, self.seed, self.epoch = rows, corruption, seed, epoch
-
-    def in_epoch(self, epoch: int) -> SpanRows:
-        """Return the rows as they are corrupted in an epoch, counted from 0."""
-        return SpanRows(self.rows, self.corruption, self.seed, epoch)
-
-    @property
-    def _now(self) -> Sequence[Encoded]:
-        return self.rows.in_epoch(self.epoch) if isinstance(self.rows, VaryingRows) else self.rows
-
-    @overload
-    def __getitem__(self, number: int) -> Encoded: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Encoded]: ...
-    def __getitem__(self, number: int | slice) -> Encoded | list[Encoded]:
-        """Corrupt a row, or several as a list."""
-        if isinstance(number, slice):
-            return [self[i] for i in range(*number.indices(len(self)))]
-        place = number if number >= 0 else len(self) + number
-        return self.corruption.corrupted(self._now[place], derive(self.seed, "spans", self.epoch, place))
-
-    def __len__(self) -> int:
-        return len(self.rows)
+def span_rows(rows: Sequence[Encoded], corruption: SpanCorruption, seed: int) -> ChangedRows:
+    """Return rows that are corrupted anew every epoch."""
+    return ChangedRows(rows, lambda row, place, drawn: corruption.corrupted(row, drawn), derive(seed, "spans"))

@@ -234,7 +234,7 @@ def from_peft_config(config: dict[str, Any]) -> Parameters:
     """Read the method's part of PEFT's `adapter_config.json`.
 
     Raises:
-        UserError: the file asks for a variant that is not implemented.
+        UserError: the file asks for a variant that cannot be read.
     """
     for key in _VARIANTS:
         if config.get(key):

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from tunesmith.core.errors import UserError
 from tunesmith.core.records import Encoded
 from tunesmith.core.seeds import derive
-from tunesmith.data.collate import Batch, micro_batches
-from tunesmith.data.masking import MaskedRows, Masking
+from tunesmith.data.collate import Batch, ChangedRows, micro_batches
+from tunesmith.data.masking import Masking, masked_rows
 from tunesmith.data.mixture import Mixture
-from tunesmith.data.span_corruption import SpanCorruption, SpanRows
+from tunesmith.data.span_corruption import SpanCorruption, span_rows
 from tunesmith.models.encoder import load_encoder
 from tunesmith.models.fill import masked_logits
 from tunesmith.models.lm_loss import summed_loss
@@ -112,10 +112,10 @@ _Made = tuple[_Rows, LossOf, float]
 def _mlm(config: Config, lm: LM, corpus: Corpus) -> _Made:
     masking = Masking.of(lm.tokenizer, config.mask_share, config.whole_words)
 
-    def rows(purpose: str, documents: Sequence[Encoded], answers: NDArray[np.bool_]) -> MaskedRows:
+    def rows(purpose: str, documents: Sequence[Encoded], answers: NDArray[np.bool_]) -> ChangedRows:
         # Replayed text has no answers, and a mixture no fixed places.
         whole = None if isinstance(documents, Mixture) else answers
-        return MaskedRows(documents, masking, derive(config.seed, purpose), whole)
+        return masked_rows(documents, masking, derive(config.seed, purpose), whole)
 
     return rows, _masked(lm, config), _MLM_LEARNING_RATE
 
@@ -140,7 +140,7 @@ def _span(config: Config, lm: LM, corpus: Corpus) -> _Made:
         return seq2seq_loss(lm.model, *batch.tensors(lm.device), causal_lm.loss)
 
     return (
-        lambda purpose, documents, answers: SpanRows(documents, corruption, derive(config.seed, purpose)),
+        lambda purpose, documents, answers: span_rows(documents, corruption, derive(config.seed, purpose)),
         loss_of,
         _SPAN_LEARNING_RATE,
     )

@@ -21,7 +21,7 @@ from tunesmith.train.rollouts import Answer, Prompt, Scorer
 
 ATTACKS = {
     "empty": "no answer at all",
-    "longest": "the longest real answer, to whatever prompt",
+    "longest": "the longest real answer to another prompt",
     "repeated": "the answer four times over",
     "copied prompt": "the prompt",
     "sentinel words": "words of praise for nothing",
@@ -82,6 +82,8 @@ def _made(case: Case, cases: Sequence[Case], generator: random.Random) -> dict[s
         "empty": "", "longest": longest, "repeated": " ".join([real.strip()] * _TIMES), "copied prompt": case.prompt,
         "sentinel words": _SENTINEL, "random bytes": noise,
     }  # fmt: skip
+    if not case.prompt:
+        del made["longest"]  # where nothing was asked, it is as real as any other
     # What is a real answer to this prompt is no attack on it.
     return {name: text for name, text in made.items() if text not in case.real and (text or name == "empty")}
 
