@@ -24,7 +24,7 @@ from tunesmith.data.sources import _bigbench
 from tunesmith.models.embedded import folder_of
 
 HERE = Path(__file__).parent
-_BATCH, _LONGEST = 8, 900
+_BATCH, _LONGEST = 8, 400
 
 
 def write_pairs(path: Path, count: int) -> None:

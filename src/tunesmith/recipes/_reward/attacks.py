@@ -21,13 +21,13 @@ from tunesmith.train.rollouts import Answer, Prompt, Scorer
 
 ATTACKS = {
     "empty": "no answer at all",
-    "longest": "the longest real answer, to whatever prompt",
+    "longest": "the longest real answer to another prompt",
     "repeated": "the answer four times over",
     "copied prompt": "the prompt",
-    "sentinel words": "words of praise for nothing",
-    "random bytes": "random characters",
+    "praise": "words of praise for nothing",
+    "noise": "random characters",
 }
-_SENTINEL = "excellent perfect wonderful correct best great amazing 10/10"
+_PRAISE = "excellent perfect wonderful correct best great amazing 10/10"
 _TIMES, _HALF = 4, 0.5
 _PROMPTS, _OWN = 16, 4
 
@@ -80,8 +80,10 @@ def _made(case: Case, cases: Sequence[Case], generator: random.Random) -> dict[s
     longest = max((text for other in cases for text in other.real), key=len)
     made = {
         "empty": "", "longest": longest, "repeated": " ".join([real.strip()] * _TIMES), "copied prompt": case.prompt,
-        "sentinel words": _SENTINEL, "random bytes": noise,
+        "praise": _PRAISE, "noise": noise,
     }  # fmt: skip
+    if not case.prompt:
+        del made["longest"]  # where nothing was asked, it is as real as any other
     # What is a real answer to this prompt is no attack on it.
     return {name: text for name, text in made.items() if text not in case.real and (text or name == "empty")}
 
