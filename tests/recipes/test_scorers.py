@@ -156,7 +156,9 @@ def test_prompts_do_not_travel_in_the_open() -> None:
 
 
 def test_a_function_that_throws_is_named_with_the_answer() -> None:
-    with pytest.raises(WorkFailed, match=r"the scorer scorer.py:fails throws KeyError: 'no b', at the answer 'b' to 'q'"):
+    with pytest.raises(
+        WorkFailed, match=r"the scorer scorer.py:fails throws KeyError: 'no b' .line 12 of scorer.py., at the answer 'b' to 'q'"
+    ):
         open_scorer("scorer.py:fails")(ANSWERS)
     patient = {"name": "function", "path": "scorer.py:flaky", "first_wait": 0.0}
     assert open_scorer(patient)(ANSWERS) == [1.0, 1.0, 1.0]
@@ -185,7 +187,7 @@ def test_attacks_find_what_a_scorer_falls_for() -> None:
     sound = probe(open_scorer("scorer.py:content"), CASES, 0)
     assert [name for name, one in sound["attacks"].items() if one["preferred"]] == []
     fooled = probe(open_scorer("scorer.py:length"), CASES, 0)["attacks"]
-    assert {name for name, one in fooled.items() if one["preferred"]} == {"repeated", "copied prompt", "sentinel words"}
+    assert {name for name, one in fooled.items() if one["preferred"]} == {"repeated", "copied prompt", "praise"}
     assert fooled["repeated"]["share"] == 1.0
     assert fooled["empty"]["share"] == 0.0
     with pytest.raises(WorkFailed, match="gave nan to the answer ''"):
@@ -240,7 +242,7 @@ def test_inspect_scorer_measures_agreement_and_attacks() -> None:
     report = inspect.run(looking(kind="scorer", what="scorer.py:content", data="pairs.jsonl", threads=1))
     assert report["agreement"]["value"] == 1.0
     assert report["preferred"] == []
-    assert "it prefers none of them" in inspect.render(report)
+    assert "It may steer a policy" in inspect.render(report)
     worse = inspect.run(looking(kind="scorer", what="scorer.py:length", data="pairs.jsonl", rows=10, threads=1))
     assert worse["agreement"]["n"] <= 10
     assert "it prefers the answer four times over" in inspect.render(worse)

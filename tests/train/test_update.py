@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from tunesmith.core.errors import UserError
 from tunesmith.train.update import Updater, restore, schedule_factor, weights
 
 
@@ -208,3 +209,13 @@ def test_the_schedule_of_gpt_falls_while_it_rises() -> None:
     found = [schedule_factor("gpt", step, 1000, 2) for step in (0, 1, 499, 998)]
     assert found == pytest.approx([0.4995, 0.998, 0.5, 0.001])
     assert schedule_factor("linear", 1, 1000, 2) == 1.0, "the usual one reaches its peak"
+
+
+def test_a_state_of_other_shapes_is_refused() -> None:
+    state = Updater({"table": torch.nn.Parameter(torch.ones(3, 2))}, 0.0, 0.0).state()
+    other = Updater({"table": torch.nn.Parameter(torch.zeros(5, 2))}, 0.0, 0.0)
+    with pytest.raises(UserError, match=r"\(3, 2\) for 'table', and this training \(5, 2\)"):
+        other.load_state(state)
+    with pytest.raises(UserError, match="no 'bias'"):
+        Updater({"bias": torch.nn.Parameter(torch.zeros(2))}, 0.0, 0.0).load_state(state)
+    Updater({"table": torch.nn.Parameter(torch.zeros(3, 2))}, 0.0, 0.0).load_state(state)

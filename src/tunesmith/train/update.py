@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
+from tunesmith.core.errors import UserError
 from tunesmith.train.anchor import Anchor, Held
 from tunesmith.train.engines.local import current
 from tunesmith.train.parameters import Schedule
@@ -136,10 +137,22 @@ class Updater:
         return tensors
 
     def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from what `state` returned.
+
+        Raises:
+            UserError: what is trained was not the same when that was saved.
+        """
         with torch.no_grad():
             for name, master in self.masters.items():
-                master.copy_(self.engine.part(tensors[f"weight/{name}"], master))
+                saved = tensors.get(f"weight/{name}")
+                if saved is None or saved.shape != master.shape:
+                    found = "no" if saved is None else f"{tuple(saved.shape)} for"
+                    raise UserError(
+                        f"the checkpoint has {found} '{name}', and this training {tuple(master.shape)}: it was made by another "
+                        "version or with other switches (TUNESMITH_WITHOUT)",
+                        "Go on with those, or begin again with --overwrite.",
+                    )
+                master.copy_(self.engine.part(saved, master))
                 keys = ("step", "exp_avg", "exp_avg_sq")
                 if f"exp_avg/{name}" in tensors:
                     moments = {key: tensors[f"{key}/{name}"].clone().to(master.device) for key in keys}
