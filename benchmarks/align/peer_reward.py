@@ -48,12 +48,12 @@ def main() -> None:
     trainer = RewardTrainer(
         model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=adapter
     )
-    start = time.time()
+    start, processor = time.time(), time.process_time()
     trainer.train()
-    seconds = time.time() - start
+    seconds, processor = time.time() - start, time.process_time() - processor
     tokens = sum(len(tokenizer(row["prompt"] + row[key]).input_ids) + 1 for row in rows for key in ("chosen", "rejected"))
     report = {
-        "peer": "trl RewardTrainer", "pairs": len(rows), "tokens": tokens, "seconds": seconds,
+        "peer": "trl RewardTrainer", "pairs": len(rows), "tokens": tokens, "seconds": seconds, "processor_seconds": processor,
         "tokens_per_second": tokens / seconds, "pairs_per_second": len(rows) / seconds,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }  # fmt: skip
