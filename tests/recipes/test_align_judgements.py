@@ -277,7 +277,8 @@ def test_columns_are_mapped_and_bad_rows_passed_over_when_asked() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": "none.jsonl"}, "there is no file 'none.jsonl'"),
+        ({"data": "none.jsonl"}, "there is no file 'none.jsonl'.*dpo learns from a file of preferences"),
+        ({"data": "bigbench:hhh_alignment"}, "carry a canary"),
         ({"data": "prompts.jsonl"}, "has the columns .*none of them is a judgement"),
         ({"data": "ties.jsonl"}, "ties.jsonl has no pair of which one was preferred"),
         ({"data": "ties.jsonl", "method": "kto"}, "ties.jsonl has no completion that was wanted or not"),

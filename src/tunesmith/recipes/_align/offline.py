@@ -16,12 +16,14 @@ from tunesmith.core.errors import UserError
 from tunesmith.core.files import canonical, text_hash, write_json
 from tunesmith.core.memory import peak_gb
 from tunesmith.core.progress import say
-from tunesmith.core.records import Encoded
+from tunesmith.core.records import Encoded, Preference
 from tunesmith.core.registry import ALIGNERS, PEFT
 from tunesmith.core.runs import Run
 from tunesmith.core.seeds import derive
 from tunesmith.data.collate import Batch
 from tunesmith.data.preferences import read_preferences
+from tunesmith.data.sources import _bigbench
+from tunesmith.data.task import require_permission
 from tunesmith.models.load import LM
 from tunesmith.recipes._adapt import attach, train
 from tunesmith.recipes._align.config import Config
@@ -101,7 +103,7 @@ def ready(config: Config, folder: Path) -> ReadyOffline:
     method = PEFT.parameters(config.peft)
     if method[0].SAVES != "adapter":
         raise UserError("align trains an adapter, for the reference is the model with the adapter off", "Use --peft lora.")
-    judgements, warnings = read_preferences(Path(config.data), skip_bad_rows=config.skip_bad_rows, mapping=config.map or None)
+    judgements, warnings = _read(config)
     warnings += verdicts(check(judgements))
     asked, said = _usable(config, by_prompt(judgements[: config.train_rows]), entry, parameters)
     lm = load(config.model, dtype=config.dtype)
@@ -129,6 +131,20 @@ def ready(config: Config, folder: Path) -> ReadyOffline:
         lm, (entry, parameters), method, training, [rows[i] for i in train], held_rows, [asked[i] for i in held],
         fingerprint, [*warnings, *said, *dropped], kept, seconds,
     )  # fmt: skip
+
+
+def _read(config: Config) -> tuple[list[Preference], list[str]]:
+    if config.data.startswith(_bigbench.PREFIX):
+        require_permission(config.data, config.allow_canary)
+        return _bigbench.preferences(config.data), []
+    if not Path(config.data).is_file():
+        fix = f"{_method(config)} learns from a file of preferences (docs/methods/preferences.md)."
+        raise UserError(f"there is no file '{config.data}'", fix)
+    return read_preferences(Path(config.data), skip_bad_rows=config.skip_bad_rows, mapping=config.map or None)
+
+
+def _method(config: Config) -> str:
+    return str(ALIGNERS.parameters(config.method)[0].__name__.rpartition(".")[2])
 
 
 def loss_of(lm: LM, entry: ModuleType, parameters: Any, activation_checkpointing: bool) -> LossOf:
@@ -278,8 +294,7 @@ def learn(config: Config, folder: Path) -> dict[str, Any]:
     record = run_of(config, folder, it.lm, it.fingerprint)
     keep_reference(it, folder)
     say(f"{it.judgements:,} judgements of {len(it.rows):,} prompts; {len(it.held_out):,} more prompts to measure on")
-    name = it.aligner[0].__name__.rpartition(".")[2]
-    with TunePage(folder, config, name, it.lm, [as_read(row) for row in it.rows[:3]], it.warnings, "align") as page:
+    with TunePage(folder, config, _method(config), it.lm, [as_read(row) for row in it.rows[:3]], it.warnings, "align") as page:
         report = _learned(config, folder, it, record, start)
         page.finish(report)
     return report

@@ -13,6 +13,7 @@ from tunesmith.core.seeds import derive
 from tunesmith.data.preferences import read_preferences
 from tunesmith.data.sources import _bigbench
 from tunesmith.data.task import load_task, names_task, require_permission
+from tunesmith.recipes._judgements import check, verdicts
 from tunesmith.recipes._reward.config import Config
 from tunesmith.recipes._reward.rated import Rated, drawn
 
@@ -79,7 +80,7 @@ def read_judgements(config: Config) -> Judgements:
         preferences, warnings = read_preferences(
             Path(config.data), skip_bad_rows=config.skip_bad_rows, mapping=config.map or None
         )
-        found = _parted(config, preferences, list(warnings))
+        found = _parted(config, preferences, [*warnings, *verdicts(check(preferences))])
     _check(config, found)
     return found
 
