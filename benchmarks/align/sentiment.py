@@ -54,7 +54,7 @@ def align(folder: Path, data: str, words: Sequence[str]) -> dict[str, Any]:
         out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
         done.write_text(json.dumps({**json.loads(out.splitlines()[-1]), "process_seconds": time.perf_counter() - start}))
     report: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-    return report
+    return {key: value for key, value in report.items() if key not in ("run_dir", "artefact", "predictions", "rankings")}
 
 
 def classifier() -> Any:
