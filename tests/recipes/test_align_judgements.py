@@ -82,6 +82,7 @@ def test_what_was_preferred_gains_on_prompts_it_never_saw(method: str) -> None:
     if FIRST[method] is not None:
         assert first["loss"] == pytest.approx(FIRST[method], abs=1e-5)
         assert first["margin"] == pytest.approx(0.0, abs=1e-5)
+        assert first["accuracy"] == 0.5 or method == "kto"
         assert last["margin"] > 1.0
     assert last["loss"] < first["loss"]
     load_with_adapter("toy-llama", "run/adapter", dtype="fp32")
@@ -235,6 +236,11 @@ def test_falling_log_probabilities_are_said() -> None:
     assert "preferred completions became less likely, by 3.0 nats, and the others by 12.0" in measured.fallen(before, fell)[0]
     rose = measured.Agreement(4, 4, 1.0, 0, 1, 1.0, 9.0, -49.0, -62.0)
     assert measured.fallen(before, rose) == []
+
+
+def test_where_neither_gained_a_half_is_counted() -> None:
+    assert measured.halves(torch.tensor([1.0, 0.0, -2.0, 1e-6, -1e-6])) == 2.5
+    assert measured.halves(torch.tensor([0.01, -0.01, -0.02])) == 1.0
 
 
 def test_columns_are_mapped_and_bad_rows_passed_over_when_asked() -> None:

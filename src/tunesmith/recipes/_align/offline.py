@@ -36,7 +36,7 @@ from tunesmith.recipes._align.judged import (
     text_targets,
     with_beside,
 )  # fmt: skip
-from tunesmith.recipes._align.measured import before_and_after, divergence, fallen
+from tunesmith.recipes._align.measured import before_and_after, divergence, fallen, halves
 from tunesmith.recipes._align.others import WithOthers, others_of
 from tunesmith.recipes._align.record import run_of
 from tunesmith.recipes._artefact import save_artefact
@@ -126,8 +126,9 @@ def ready(config: Config, folder: Path) -> ReadyOffline:
 def loss_of(lm: LM, entry: ModuleType, parameters: Any, activation_checkpointing: bool) -> LossOf:
     """Return a method's loss of a batch, summed over targets, and what is watched beside it, summed likewise.
 
-    Of pairs that is log p of both completions and how much more the preferred one gained (0 of a tie), nats; of completions
-    judged by themselves how much they gained where wanted and lost where not, and what others gain anyway.
+    Of pairs that is log p of both completions, how much more the preferred one gained (0 of a tie), nats, and whether it did,
+    which counts a half where neither gained; of completions judged by themselves how much they gained where wanted and lost
+    where not, and what others gain anyway.
     """
     pairs = entry.LEARNS_FROM == "pairs"
 
@@ -148,7 +149,7 @@ def loss_of(lm: LM, entry: ModuleType, parameters: Any, activation_checkpointing
         }
         if entry.HAS_REFERENCE:
             apart = torch.where(it.tie, 0.0, gains[it.first] - gains[it.second])
-            found |= {"accuracy": float((apart > 0).sum()), "margin": float(apart.sum())}
+            found |= {"accuracy": halves(apart), "margin": float(apart.sum())}
         return loss, found
 
     return of_batch
