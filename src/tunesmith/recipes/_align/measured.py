@@ -124,13 +124,16 @@ def divergence(
 def fallen(before: Agreement, after: Agreement) -> list[str]:
     """Say where what was preferred has become less likely, which a method that compares does not mind."""
     down = before.chosen_logprob - after.chosen_logprob
-    if down < max(1.0, 0.02 * abs(before.chosen_logprob)):
+    if down < 0.05:
         return []
     other = before.rejected_logprob - after.rejected_logprob
-    also = f", and the others by {other:.1f}" if other > 0 else ""
+    also = f", and the others by {other:.1f}" if other >= 0.05 else ""
+    fact = f"preferred completions became less likely, by {down:.1f} nats{also}"
+    if down < max(1.0, 0.02 * abs(before.chosen_logprob)):
+        return [fact]
     return [
-        f"preferred completions became less likely, by {down:.1f} nats{also}: only the difference is learned, so answers that "
-        "are neither gain; an SFT term holds them (dpo: --method.sft_weight 0.1), as does a larger beta"
+        f"{fact}: only the difference is learned, so answers that are neither gain; an SFT term holds them "
+        "(dpo: --method.sft_weight 0.1), as does a larger beta"
     ]
 
 

@@ -38,6 +38,7 @@ from tunesmith.recipes._align.judged import (
 )  # fmt: skip
 from tunesmith.recipes._align.measured import before_and_after, divergence, fallen, halves
 from tunesmith.recipes._align.others import WithOthers, others_of
+from tunesmith.recipes._align.page import write_judged_page
 from tunesmith.recipes._align.record import run_of
 from tunesmith.recipes._artefact import save_artefact
 from tunesmith.recipes._judgements import check, verdicts
@@ -261,7 +262,7 @@ def learn(config: Config, folder: Path) -> dict[str, Any]:
     """Train the policy on judgements that are there, save its adapter, and report what held-out judgements say of it.
 
     Returns:
-        status, run_dir, artefact, seconds, wall_seconds, peak_memory_gb, prompts, judgements, before, after, kl,
+        status, run_dir, artefact, model, seconds, wall_seconds, peak_memory_gb, prompts, judgements, before, after, kl,
         trained_parameters, steps, tokens, tokens_per_second, final_loss, warnings. The seconds are those of updates and of
         asking the reference.
     """
@@ -277,8 +278,8 @@ def learn(config: Config, folder: Path) -> dict[str, Any]:
     reference = lambda: it.method[0].disabled(it.lm.model)  # noqa: E731
     seconds = fitted.seconds + it.reference_seconds
     before, after = before_and_after(it.lm, it.asked, it.held_out, reference, it.pairs)
-    return {
-        "status": "done", "run_dir": str(folder), "artefact": str(artefact), "seconds": seconds,
+    report = {
+        "status": "done", "run_dir": str(folder), "artefact": str(artefact), "model": config.model, "seconds": seconds,
         "wall_seconds": time.monotonic() - start, "peak_memory_gb": peak_gb(), "prompts": len(it.rows),
         "judgements": judgements, "before": before and before.as_dict(), "after": after and after.as_dict(),
         "kl": divergence(it.lm, it.asked, reference, config.max_new_tokens, config.seed),
@@ -286,3 +287,5 @@ def learn(config: Config, folder: Path) -> dict[str, Any]:
         "tokens_per_second": fitted.tokens / max(seconds, 1e-9), "final_loss": fitted.losses[-1],
         "warnings": it.warnings + (fallen(before, after) if before and after else []),
     }  # fmt: skip
+    write_judged_page(folder, config, it.lm, report)
+    return report
