@@ -50,7 +50,8 @@ class Config(TrainingRun):
     model: str = "smollm2"
     """the policy to begin with, which is also the reference: embedded name, local directory or hub id"""
     peft: str | dict[str, Any] = "lora"
-    """what is trained; it must be an adapter, for the reference is the model with the adapter off (own keys: --peft NAME --help)"""
+    """what is trained; it must be an adapter, for the reference is the model with the adapter off; --peft NAME --help lists
+    its own parameters"""
     steps: int = Field(50, ge=1)
     """rounds of sampling and learning"""
     rollouts: int = Field(32, ge=1)
