@@ -36,7 +36,11 @@ def one(name: str, seed: int, runs: Path, threads: int | None) -> dict[str, Any]
     from tunesmith.recipes import reward
 
     folder = runs / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
-    report = reward.run(reward.Config(**RUNS[name], seed=seed, run_dir=str(folder), threads=threads))
+    done = folder / "report.json"  # written last
+    if done.is_file():
+        report = json.loads(done.read_text(encoding="utf-8"))
+    else:
+        report = reward.run(reward.Config(**RUNS[name], seed=seed, run_dir=str(folder), threads=threads))
     return {"seed": seed, **{key: report[key] for key in KEPT}}
 
 

@@ -37,7 +37,7 @@ from tunesmith.train.scoring import Answer
 
 HERE = Path(__file__).parent
 OPENING, NEW, CANDIDATES = 8, 24, 16
-ONLINE = ["--optimisation_epochs", "2", "--batch_size", "8", "--learning_rate", "3e-4", "--max_kl", "9"]
+ONLINE = ["--max_kl", "8"]
 PARTS = {
     "ppo": ["--method", "ppo", "--steps", "40", *ONLINE],
     "grpo": ["--method", "grpo", "--samples", "8", "--steps", "24", *ONLINE],
@@ -73,6 +73,15 @@ def answers_of(adapter: str | None, prompts: list[tuple[int, ...]], seed: int, n
     return lm, complete(lm, [ids for ids in prompts for _ in range(n)], Sampling(NEW), seed)
 
 
+def candidates(folder: Path, prompts: list[tuple[int, ...]]) -> list[tuple[str, list[int]]]:
+    """Return answers of the reference to choose from, text and ids, sampled once and kept."""
+    if not (path := folder / "candidates.json").is_file():
+        made = [(c.text, c.ids) for c in answers_of(None, prompts, 2, CANDIDATES)[1]]
+        path.write_text(json.dumps(made), encoding="utf-8")
+    kept: list[tuple[str, list[int]]] = json.loads(path.read_text(encoding="utf-8"))
+    return kept
+
+
 def kl_of(base: Any, prompts: Sequence[tuple[int, ...]], found: Sequence[Completion]) -> float:
     """Return the mean of log pi - log ref over answers, nats."""
     scored = score_requests(base, [Request(p, (c.ids,)) for p, c in zip(prompts, found, strict=True)])
@@ -89,16 +98,20 @@ def with_interval(values: np.ndarray) -> dict[str, float]:
 def judged(
     openings: list[str], texts: dict[str, list[str]], judges: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
-    """Return of each policy what every judge says, and how often it prefers its answer to the reference's (a tie is half)."""
+    """Return of each policy what every judge says, and how often it prefers its answer to the reference's (a tie is half).
+
+    Args:
+        texts: of each policy, its answers to the first openings.
+    """
     marks = {
-        name: {who: np.asarray(of(openings, answers), dtype=float) for who, of in judges.items()}
+        name: {who: np.asarray(of(openings[: len(answers)], answers), dtype=float) for who, of in judges.items()}
         for name, answers in texts.items()
     }
     found: dict[str, dict[str, Any]] = {}
     for name, mine in marks.items():
         found[name] = {}
         for judge, values in mine.items():
-            theirs = marks["reference"][judge]
+            theirs = marks["reference"][judge][: len(values)]
             wins = (values > theirs) + 0.5 * (values == theirs)
             found[name][judge] = {"mean": with_interval(values), "win_rate": with_interval(wins)}
     return found
@@ -128,15 +141,16 @@ def judge(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         _, found = answers_of(adapter, prompts, 1)
         texts[name], ids[name] = [c.text for c in found], [c.ids for c in found]
         apart[name] = kl_of(base, prompts, found) if adapter else 0.0
-    _, many = answers_of(None, prompts, 2, CANDIDATES)
-    scores = np.array(teach([o for o in openings for _ in range(CANDIDATES)], [c.text for c in many])).reshape(-1, CANDIDATES)
+    many = candidates(folder, prompts[: options.openings // 2])
+    asked = [opening for opening in openings[: options.openings // 2] for _ in range(CANDIDATES)]
+    scores = np.array(teach(asked, [text for text, _ in many])).reshape(-1, CANDIDATES)
     best = [many[i * CANDIDATES + int(row.argmax())] for i, row in enumerate(scores)]
     name = f"best of {CANDIDATES}"
-    texts[name], ids[name], apart[name] = [c.text for c in best], [c.ids for c in best], best_of_n.kl(CANDIDATES)
+    texts[name], ids[name], apart[name] = [text for text, _ in best], [said for _, said in best], best_of_n.kl(CANDIDATES)
     found = judged(openings, texts, judges)
     for name, some in found.items():
         some["kl"], some["distinct_2"] = apart[name], distinct(ids[name], 2)
-        some["distinct_2_of_reference"] = some["distinct_2"] / distinct(ids["reference"], 2)
+        some["distinct_2_of_reference"] = some["distinct_2"] / distinct(ids["reference"][: len(ids[name])], 2)
         some["samples"] = [{"opening": o, "answer": a} for o, a in zip(openings[:4], texts[name], strict=False)]
     curve = [{"n": n, "kl": best_of_n.kl(n), "score": float(np.mean([best_of_n.expected(r.tolist(), n) for r in scores]))}
              for n in (1, 2, 4, 8, 16)]  # fmt: skip

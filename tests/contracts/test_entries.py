@@ -77,12 +77,13 @@ def test_an_entry_has_what_its_room_relies_on(room: registry.Registry, name: str
     assert [attribute for attribute in REQUIRED[room.room] if not hasattr(entry, attribute)] == []
 
 
+_ONLINE = ("HAS_VALUES", "SAMPLES", "LEAST_SAMPLES", "PASSES", "MINIBATCH", "LEARNING_RATE", "credit", "policy_loss")
 # What is asked of an aligner besides, by what it learns from.
 OF_ALIGNERS = {
-    "scores": ("HAS_VALUES", "SAMPLES", "credit", "policy_loss"),
+    "scores": _ONLINE,
     "pairs": ("HAS_REFERENCE", "loss"),
     "texts": ("HAS_REFERENCE", "loss"),
-    "answers": ("HAS_VALUES", "SAMPLES", "credit", "policy_loss"),
+    "answers": _ONLINE,
     "nothing": ("SAMPLES",),
 }
 

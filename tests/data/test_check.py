@@ -9,7 +9,8 @@ import pytest
 
 from tunesmith.core.records import BadRow, Example
 from tunesmith.data._overlap import NEAR, nearest, normalised
-from tunesmith.data.check import DataCheck, as_dict, check, render, text_of
+from tunesmith.data.check import DataCheck, as_dict, check, text_of
+from tunesmith.data.check_text import render
 from tunesmith.data.formats import read
 
 

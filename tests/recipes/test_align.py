@@ -25,6 +25,7 @@ from tunesmith.train.rollouts import ADVANTAGE, LENGTH, OLD, REFERENCE
 SMALL: dict[str, Any] = {
     "data": "prompts.jsonl", "scorer": "scorer.py:score", "model": "toy-llama", "rollouts": 8, "max_new_tokens": 6,
     "steps": 3, "allow_attackable": True, "dtype": "fp32", "threads": 1, "save_steps": 1, "learning_rate": 0.01,
+    "optimisation_epochs": 1, "batch_size": 64,
 }  # fmt: skip
 # The toy's frozen output layer can hardly tell tokens apart, so all weights are trained.
 EASY: dict[str, Any] = {

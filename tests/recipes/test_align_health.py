@@ -17,7 +17,7 @@ WELL: dict[str, float] = {
 }  # fmt: skip
 
 
-def run(count: int = 12, **ends: float) -> list[dict[str, float]]:
+def run(ends: dict[str, float], count: int = 12) -> list[dict[str, float]]:
     """Rounds that go in a line from WELL to these values, which the last three of them have."""
     steps = count - health.WINDOW
     share = [min(max(i - health.WINDOW + 1, 0) / (steps - health.WINDOW + 1), 1.0) for i in range(count)]
@@ -43,9 +43,9 @@ CASES: list[tuple[str, dict[str, float], dict[str, float], str]] = [
 def test_a_rule_fires_where_it_should_and_only_there(
     rule: str, ill: dict[str, float], mild: dict[str, float], words: str
 ) -> None:
-    assert list(broken(run(**ill))) == [rule]
-    assert words in broken(run(**ill))[rule]
-    assert broken(run(**mild)) == {}
+    assert list(broken(run(ill))) == [rule]
+    assert words in broken(run(ill))[rule]
+    assert broken(run(mild)) == {}
 
 
 def test_every_rule_has_its_cases() -> None:
@@ -53,11 +53,12 @@ def test_every_rule_has_its_cases() -> None:
 
 
 def test_few_rounds_and_missing_numbers_say_nothing() -> None:
-    assert broken(run(kl=50.0)[:3]) == {}
+    assert broken(run({"kl": 50.0})[:3]) == {}
     assert "kl" in broken([{**WELL, "kl": 50.0}] * 4)
-    assert broken(run(9, explained_variance=-1.0)) == {}
+    assert broken(run({"explained_variance": -1.0}, 9)) == {}
     bare = [
-        {key: row[key] for key in row if key not in ("held_out", "ties", "policy_clipped", "explained_variance")} for row in run()
+        {key: row[key] for key in row if key not in ("held_out", "ties", "policy_clipped", "explained_variance")}
+        for row in run({})
     ]
     assert broken(bare) == {}
 
@@ -76,7 +77,7 @@ def watched(folder: Path, rounds: list[dict[str, float]], **how: Any) -> list[bo
 def test_a_stop_rule_stops_at_the_first_round_that_breaks_it_and_others_only_warn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rounds = run(kl=30.0)
+    rounds = run({"kl": 30.0})
     stopped = watched(tmp_path, rounds, stop_on=["kl"])
     first = next(i for i in range(3, 12) if "kl" in broken(rounds[: i + 1]))
     assert stopped == [i >= first for i in range(12)]

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tunesmith.core.errors import UserError
+from tunesmith import cli
+from tunesmith.core.errors import UserError, WorkFailed
 from tunesmith.core.registry import ALIGNERS
 from tunesmith.data.collate import collate
 from tunesmith.data.preferences import read_preferences
@@ -93,12 +94,35 @@ def test_what_was_preferred_gains_on_prompts_it_never_saw(method: str) -> None:
     assert "4 held-out prompts cannot tell whether it learned anything" in " ".join(shown.split())  # 0.4 to 1
     assert shown.endswith("try it: tunesmith generate PROMPT --model toy-llama --adapter run/adapter")
     assert [line for line in shown.splitlines() if len(line) > 80] == []
-    assert json.loads(Path("run/report.json").read_text()) == json.loads(json.dumps(report))
+    assert json.loads(Path("run/report.json").read_text()) == report
     page = Path("run/report.html").read_text()
     assert "4 held-out prompts cannot tell" in page
     assert "Before and after" in page
-    assert all(f"<h3>{title} <small>" in page for title in ("Loss", "Margin") if title == "Loss" or method != "orpo")
     assert {"report.json", "report.html"} <= {*json.loads(Path("run/MANIFEST.json").read_text())["files"]}
+    assert all(words in page for words in ("Tunesmith align", "<b>pairs.jsonl</b>", f"{method} on toy-llama"))
+    assert ("Preferred completions" in page) == (method != "kto")
+
+
+def test_a_run_that_fails_leaves_a_page_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = offline.judged
+    monkeypatch.setattr(offline, "judged", lambda *rest: replace(real(*rest), logprobs=real(*rest).logprobs * math.nan))
+    with pytest.raises(WorkFailed, match=r"the loss of step 1 is nan; .* Rows: pairs.jsonl:\d"):
+        align.run(config(run_dir="run"))
+    assert "The loss of step 1 is nan" in Path("run/report.html").read_text()
+
+
+def test_a_reference_that_is_not_finite_names_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.recipes._align import judged as judged_module
+
+    real = judged_module.logprobs_of
+
+    def broken(*rest: Any) -> Any:
+        logprobs, *others = real(*rest)
+        return logprobs * math.inf, *others
+
+    monkeypatch.setattr(judged_module, "logprobs_of", broken)
+    with pytest.raises(WorkFailed, match=r"no finite log-probability to a completion at pairs.jsonl:1"):
+        align.run(config(run_dir="run"))
 
 
 def test_turned_round_judgements_are_learned_turned_round() -> None:
@@ -283,7 +307,7 @@ def test_columns_are_mapped_and_bad_rows_passed_over_when_asked() -> None:
     ("changes", "message"),
     [
         ({"data": "none.jsonl"}, "there is no file 'none.jsonl'"),
-        ({"data": "prompts.jsonl"}, "holds columns rows and no judgements|no judgements of completions"),
+        ({"data": "prompts.jsonl"}, "has the columns .*none of them is a judgement"),
         ({"data": "ties.jsonl"}, "ties.jsonl has no pair of which one was preferred"),
         ({"data": "ties.jsonl", "method": "kto"}, "ties.jsonl has no completion that was wanted or not"),
         ({"data": "one.jsonl", "method": "kto"}, "there is only one prompt"),
@@ -315,3 +339,30 @@ def test_bad_input_is_one_clear_line(changes: dict[str, Any], message: str) -> N
 def test_settings_of_the_other_kind_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"chosen": "a", "rejected": "a"}, "chosen and rejected are the same"),
+        ({"chosen": "is it good", "rejected": "a"}, "'chosen' repeats the prompt"),
+        ({"completions": ["a"], "ranks": [1]}, "a ranking of one completion compares nothing"),
+    ],
+)
+def test_the_command_line_ends_with_2_and_names_the_row(
+    row: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {"chosen": "a", "rejected": "b"} if "chosen" in row else {"completions": ["a", "b"], "ranks": [1, 2]}
+    write("bad.jsonl", [{"prompt": "is it good", **one} for one in (good, row)])
+    assert cli.main(["align", "bad.jsonl", "--method", "dpo", "--model", "toy-llama"]) == 2
+    printed = capsys.readouterr().err
+    assert "1 of 2 rows in bad.jsonl cannot be used" in printed
+    assert f"bad.jsonl:2: {said}" in printed
+    assert "--skip_bad_rows" in printed
+
+
+def test_a_cycle_is_reported_and_does_not_stop() -> None:
+    turns = [("a", "b"), ("b", "c"), ("c", "a")]
+    write("cycle.jsonl", [{"prompt": "p", "chosen": x, "rejected": y} for x, y in turns] + [pair(word) for word in WORDS[:3]])
+    report = align.run(config(data="cycle.jsonl", run_dir="run", epochs=1))
+    assert any("1 cyclic judgement, which no reward can follow; the first: 'a' > 'b'" in one for one in report["warnings"])

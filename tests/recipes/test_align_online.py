@@ -19,6 +19,7 @@ from tunesmith.train.rollouts import ADVANTAGE, LENGTH, Round
 SMALL: dict[str, Any] = {
     "data": "prompts.jsonl", "scorer": "scorer.py:score", "model": "toy-llama", "rollouts": 8, "max_new_tokens": 6,
     "steps": 3, "dtype": "fp32", "threads": 1, "save_steps": 1, "learning_rate": 0.01, "allow_attackable": True,
+    "optimisation_epochs": 1, "batch_size": 64,
 }  # fmt: skip
 SCORER = """
 calls = 0
@@ -186,6 +187,14 @@ def test_texts_are_learned_beside_answers_by_their_weight() -> None:
     report = align.run(config(ptx="texts.jsonl", run_dir="whole", optimisation_epochs=2, batch_size=4))
     assert report["steps"] == 3 * 2 * 4
     assert rounds("whole")[0]["rows"][-1]["where"] == "text 7"
+
+
+@pytest.mark.parametrize(("method", "updates"), [("ppo", 2 * 4), ("grpo", 2 * 4), ("rloo", 1), ("reinforce", 1)])
+def test_a_round_is_learned_from_as_its_method_has_it(method: str, updates: int) -> None:
+    settings = {k: v for k, v in SMALL.items() if k not in ("optimisation_epochs", "batch_size", "learning_rate")}
+    it = aligning.ready(Config(**{**settings, "rollouts": 32, "method": method}), Path("run"))
+    assert it.training.how.max_steps == 3 * updates
+    assert it.training.how.learning_rate == 3e-4
 
 
 def test_a_fixed_length_goes_on_behind_the_end_and_judges_what_stands_before_it() -> None:

@@ -185,6 +185,8 @@ def test_a_model_is_told_that_its_answers_are_wrong(here: dict[str, Any], tmp_pa
     [
         (["nowhere.jsonl"], "there is no file of questions 'nowhere.jsonl'"),
         (["q.jsonl", "--table.wrong", "4"], "'wrong' 4 and 'declined' 0, so that declining could never be better"),
+        (["q.jsonl", "--learned_table.declined", "1"], "'declined' 1 and 'correct' 1, so that answering"),
+        (["q.jsonl", "--learned_table.silent", "1"], "there is no outcome 'silent'"),
         (["q.jsonl", "--model", "toy-llama", "--demonstrations", "0"], "knows none of"),
         (["easy.jsonl", "--model", "taught/model", "--demonstrations", "0", "--template", "Q: {question}\nA:"], "knows all"),
         (["q.jsonl", "--routes", "base,guess"], "there is no route 'guess'"),

@@ -156,7 +156,9 @@ def test_prompts_do_not_travel_in_the_open() -> None:
 
 
 def test_a_function_that_throws_is_named_with_the_answer() -> None:
-    with pytest.raises(WorkFailed, match=r"the scorer scorer.py:fails throws KeyError: 'no b', at the answer 'b' to 'q'"):
+    with pytest.raises(
+        WorkFailed, match=r"the scorer scorer.py:fails throws KeyError: 'no b' .line 12 of scorer.py., at the answer 'b' to 'q'"
+    ):
         open_scorer("scorer.py:fails")(ANSWERS)
     patient = {"name": "function", "path": "scorer.py:flaky", "first_wait": 0.0}
     assert open_scorer(patient)(ANSWERS) == [1.0, 1.0, 1.0]
@@ -185,7 +187,7 @@ def test_attacks_find_what_a_scorer_falls_for() -> None:
     sound = probe(open_scorer("scorer.py:content"), CASES, 0)
     assert [name for name, one in sound["attacks"].items() if one["preferred"]] == []
     fooled = probe(open_scorer("scorer.py:length"), CASES, 0)["attacks"]
-    assert {name for name, one in fooled.items() if one["preferred"]} == {"repeated", "copied prompt", "sentinel words"}
+    assert {name for name, one in fooled.items() if one["preferred"]} == {"repeated", "copied prompt", "praise"}
     assert fooled["repeated"]["share"] == 1.0
     assert fooled["empty"]["share"] == 0.0
     with pytest.raises(WorkFailed, match="gave nan to the answer ''"):
@@ -211,13 +213,36 @@ def test_align_refuses_a_scorer_that_prefers_an_attack_and_says_which() -> None:
     align.run(align.Config(**settings, scorer="scorer.py:content", run_dir="sound"))
 
 
+def test_a_policy_is_steered_by_a_reward_model_on_its_own_trunk_or_beside_it(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("pairs.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"{i}", "chosen": "a!", "rejected": "a"}) + "\n" for i in range(60))
+    )
+    Path("prompts.jsonl").write_text("".join(json.dumps({"prompt": case.prompt}) + "\n" for case in CASES))
+    for name in ("toy-llama", "toy-bert"):
+        small: dict[str, Any] = {"model": name, "threads": 1, "dtype": "fp32", "max_steps": 2, "validation_rows": 0}
+        reward.run(reward.Config(data="pairs.jsonl", run_dir=f"rm-{name}", **small))
+        align.run(align.Config(**{
+            "data": "prompts.jsonl", "model": "toy-llama", "rollouts": 4, "max_new_tokens": 6, "steps": 2, "threads": 1,
+            "dtype": "fp32", "scorer": f"reward-model:path=rm-{name}", "allow_attackable": True, "run_dir": f"run-{name}",
+            "learning_rate": 0.05,
+        }))  # fmt: skip
+        said = capsys.readouterr().err
+        assert ("is a model of its own" in said) == ("it reads answers as text" in said) == (name == "toy-bert")
+        scorer = open_scorer(f"reward-model:path=rm-{name}")
+        # In the second round the policy has learned on that trunk; the reward model says what it says alone.
+        for path in sorted(Path(f"run-{name}/rollouts").glob("round-*.json")):
+            rows = json.loads(path.read_text())["rows"]
+            again = scorer([Answer(row["prompt"], row["text"], True) for row in rows])
+            assert [row["score"] for row in rows] == pytest.approx(list(again), abs=1e-4)
+
+
 def test_inspect_scorer_measures_agreement_and_attacks() -> None:
     rows = [{"prompt": f"what flows {i}", "chosen": f"river {i}", "rejected": f"lake {i}"} for i in range(100)]
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = inspect.run(looking(kind="scorer", what="scorer.py:content", data="pairs.jsonl", threads=1))
     assert report["agreement"]["value"] == 1.0
     assert report["preferred"] == []
-    assert "it prefers none of them" in inspect.render(report)
+    assert "It may steer a policy" in inspect.render(report)
     worse = inspect.run(looking(kind="scorer", what="scorer.py:length", data="pairs.jsonl", rows=10, threads=1))
     assert worse["agreement"]["n"] <= 10
     assert "it prefers the answer four times over" in inspect.render(worse)

@@ -25,7 +25,7 @@ from tunesmith.data._containers import container_of
 from tunesmith.data._conventions import build, detect, kinds_of, label_text
 from tunesmith.data._readers import Raw, RowProblem, raw_rows
 
-__all__ = ["Sniffed", "good_rows", "label_text", "read", "rows", "sniff"]
+__all__ = ["Sniffed", "columns", "good_rows", "label_text", "read", "rows", "sniff"]
 
 _SAMPLE = 200
 _SHOWN = 3
@@ -77,6 +77,12 @@ def sniff(
     kinds = kinds_of(sample)
     name, columns = detect(kinds, mapping or {}, convention, first)
     return Sniffed(path, container, name, columns, tuple(_warnings(name, columns, kinds, container)))
+
+
+def columns(sniffed: Sniffed) -> list[str]:
+    """Return the names of a file's columns, as its first good row has them."""
+    first = next(row for row in raw_rows(sniffed.path, sniffed.container) if isinstance(row, Raw))
+    return list(first.fields)
 
 
 def _warnings(convention: str, columns: Mapping[str, str], kinds: Mapping[str, str], container: str) -> Iterator[str]:

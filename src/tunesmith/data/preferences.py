@@ -57,10 +57,11 @@ def sniff(path: Path, mapping: Mapping[str, str] | None = None) -> formats.Sniff
     """
     sniffed = formats.sniff(Path(path), mapping, first=CONVENTIONS)
     if sniffed.convention not in CONVENTIONS:
+        columns = ", ".join(formats.columns(sniffed))
         raise UserError(
-            f"{path} holds {sniffed.convention.replace('_', ' ')} rows and no judgements of completions",
-            "Give each row prompt, chosen and rejected, or another convention of docs/methods/preferences.md; "
-            "columns with other names: --map.prompt COLUMN.",
+            f"{path} has the columns {columns}, and none of them is a judgement of completions",
+            "Say which are: --map.prompt, --map.chosen and --map.rejected COLUMN, or --map.prompt, --map.completion and "
+            "--map.rating; docs/methods/preferences.md has every convention.",
         )
     return sniffed
 

@@ -1,4 +1,4 @@
-"""`report.html` of `tune` and `pretrain`, however the training ends."""
+"""`report.html` of `tune`, of `pretrain` and of learning from judgements, however the training ends."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tunesmith.core.runs import read_metrics
 from tunesmith.evaluate.report.training import TrainingReport, write_training_html
 from tunesmith.models.load import LM
 from tunesmith.recipes import _pretrain_config, _tune_config
+from tunesmith.recipes._align import config as _align_config
 from tunesmith.recipes._samples import sample
 
 _SAMPLES = 3
@@ -30,14 +31,14 @@ class TunePage:
     Args:
         folder: the run's directory, which has its run.json.
         method: what is trained, for people ("lora").
-        rows: what is learned from. warnings: about it.
+        rows: what is learned from. warnings: about it. verb: the command's name.
     """
 
     def __init__(
-        self, folder: Path, config: _tune_config.Config | _pretrain_config.Config, method: str, lm: LM,
-        rows: Sequence[Encoded], warnings: list[str],
+        self, folder: Path, config: _tune_config.Config | _pretrain_config.Config | _align_config.Config, method: str, lm: LM,
+        rows: Sequence[Encoded], warnings: list[str], verb: str = "tune",
     ) -> None:  # fmt: skip
-        self._folder, self._config, self._method, self._warnings = folder, config, method, warnings
+        self._folder, self._config, self._method, self._warnings, self._verb = folder, config, method, warnings, verb
         self._samples = [(e.example_id, sample(lm.tokenizer, e)) for e in rows[:_SAMPLES]]
 
     def finish(self, report: dict[str, Any]) -> None:
@@ -58,6 +59,7 @@ class TunePage:
                 **record["versions"], **{key: value for key, value in made_of.items() if value}, "seed": str(self._config.seed),
                 "settings": json.dumps(settings, ensure_ascii=False),
             },
+            verb=self._verb,
         )  # fmt: skip
         write_text(self._folder / "report.html", write_training_html(report))
 

@@ -15,7 +15,7 @@ from tunesmith.core.config import Config as BaseConfig
 from tunesmith.core.errors import UserError, unknown
 from tunesmith.core.records import BadRow, Encoded, Example, Preference
 from tunesmith.data import check as x_ray
-from tunesmith.data import formats, preferences
+from tunesmith.data import check_text, formats, preferences
 from tunesmith.data._templates import is_jinja, lint, rendered_rows, unused_fields
 from tunesmith.data.task import Task, answer_field, embedded_tasks, load_task, names_task
 from tunesmith.recipes._estimates import check_model
@@ -76,7 +76,7 @@ def run(config: Config) -> dict[str, Any]:
         "status": "done",
         **x_ray.as_dict(checked),
         "judgements": {name: one.as_dict() for name, one in judged.items()},
-        "text": x_ray.render(checked) + "".join(_judged_text(name, one) for name, one in judged.items()),
+        "text": check_text.render(checked) + "".join(_judged_text(name, one) for name, one in judged.items()),
         "samples": [sample(tokenizer, e) for e in encoded],
     }
 
@@ -145,6 +145,11 @@ def _file(config: Config, path: Path, tokenizer: Any) -> tuple[x_ray.DataCheck, 
     judged: dict[str, JudgementCheck] = {}
     said: list[str] = []
     before: list[Preference] = []
+    if sniffed.convention == "columns":
+        said.append(
+            f"the columns {', '.join(formats.columns(sniffed))} follow no convention: say what they are with --map.prompt COLUMN "
+            "and so on (docs/tasks.md, docs/methods/preferences.md), or with a task's YAML"
+        )
     for name, file in paths.items():
         examples, bad, found = formats.read(file, skip_bad_rows=True, mapping=config.map or None)
         files[name] = examples, bad, found

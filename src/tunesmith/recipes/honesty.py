@@ -49,6 +49,7 @@ def run(config: Config) -> dict[str, Any]:
 
     start = time.monotonic()
     table = RewardTable(**config.table.model_dump())
+    RewardTable(**config.learned)  # checks its signs too
     train, test, warnings = _questions(config)
     quiet_libraries()
     use_threads(config.threads)

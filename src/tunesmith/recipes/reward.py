@@ -76,8 +76,10 @@ def render(report: dict[str, Any]) -> str:
     tokens = report["tokens"] / max(report["seconds"], 1e-9)
     return "\n".join([
         *sentences(report),
-        f"trained {report['trained_parameters']:,} parameters in {report['steps']} steps at {tokens:,.0f} tokens/s, "
-        f"peak {report['peak_memory_gb']:.1f} GB",
-        f"saved to {report['artefact']}",
-        f"steer by it: tunesmith align PROMPTS --scorer reward-model:path={report['artefact']}",
+        f"trained {report['trained_parameters']:,} parameters in {report['steps']} update{'s' * (report['steps'] != 1)} at "
+        f"{tokens:,.0f} tokens/s, peak {report['peak_memory_gb']:.1f} GB",
+        *(f"note: {warning}" for warning in report["warnings"]),
+        f"saved to {report['artefact']}; {Path(report['run_dir']) / 'report.html'} shows more",
+        "before it steers anything, see what it falls for:",
+        f"  tunesmith inspect scorer reward-model:path={report['artefact']} --data DATA",
     ])  # fmt: skip

@@ -43,18 +43,19 @@ def scores_of(scorer: Scorer, answers: Sequence[Answer], wheres: Sequence[str], 
         UserError: the scorer cannot judge at all. WorkFailed: it failed or took too long each time it was asked, gave another
             number of scores, or one that is not finite; the answer is named.
     """
-    for wait in (*_WAITS, None):
+    problem: Exception | None = None
+    for wait in (0.0, *_WAITS):
+        if problem is not None:
+            say(f"the scorer failed ({_named(problem)}); it is asked again")
+            time.sleep(wait)
         attempt = _Attempt()
         with attempt, _at_most(timeout):
             attempt.scores = [float(score) for score in scorer(answers)]
-        if attempt.problem is None:
+        problem = attempt.problem
+        if problem is None:
             return _looked_at(attempt.scores, answers, wheres)
-        if wait is not None:
-            say(f"the scorer failed ({_named(attempt.problem)}); it is asked again")
-            time.sleep(wait)
     raise WorkFailed(
-        f"the scorer failed {len(_WAITS) + 1} times on {len(answers)} answers, the first to {wheres[0]}: "
-        f"{_named(attempt.problem)}",
+        f"the scorer failed {len(_WAITS) + 1} times on {len(answers)} answers, the first to {wheres[0]}: {_named(problem)}",
         "Mend the scorer, or let it take longer with --scorer_timeout. The same command goes on from the newest checkpoint.",
     )
 
@@ -104,7 +105,7 @@ def _looked_at(scores: list[float], answers: Sequence[Answer], wheres: Sequence[
         if not math.isfinite(score):
             raise WorkFailed(
                 f"the scorer gave {score} to the answer {answer.text[:80]!r} to {where}",
-                "Mend the scorer; the policy before this round is saved.",
+                "Mend the scorer; rounds that were finished are kept.",
             )
     return scores
 

@@ -14,7 +14,7 @@ from tunesmith.rl import best_of_n
 
 _TEXT = 400
 # Said elsewhere on the page.
-_NOT_ROWS = ("warnings", "before", "after", "curve")
+_NOT_ROWS = ("warnings", "curve")
 # What is drawn, where it was measured: key, title, unit, whether the axis begins at 0.
 _CURVES = (
     ("score", "Score", "mean of a round, by the scorer that is learned from", False),
@@ -65,7 +65,7 @@ def write_alignment_html(report: AlignmentReport) -> str:
         "alignment",
         {
             "report": report, "outcome": report.outcome, "sentence": _sentence(report.outcome), "title": "Round by round",
-            "axis": "round", "curves": curves, "compared": [],
+            "axis": "round", "curves": curves,
             "optimised": over_optimisation(report), "held_out": "held_out" in report.rounds[0],
             "samples": [("First round", samples(report.first)), ("Last round", samples(report.last))],
             "table": in_table(report.outcome), "files": "metrics.jsonl has every step, rollouts/ every answer",

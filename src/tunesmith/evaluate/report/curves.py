@@ -154,7 +154,7 @@ def chart(measured: Measured, steps: tuple[float, float], axis: str = "step", wh
 def _thinned(line: Series) -> Series:
     if len(line) <= 2 * _STRETCHES:
         return line
-    kept: list[tuple[int, float]] = []
+    kept: list[tuple[float, float]] = []
     for i in range(_STRETCHES):
         part = line[len(line) * i // _STRETCHES : len(line) * (i + 1) // _STRETCHES]
         kept += sorted({min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])})

@@ -14,7 +14,7 @@ _IN_TABLE = (
     "run_dir", "artefact", "judgements", "trained_parameters", "steps", "tokens", "seconds", "final_loss", "validation", "fitted",
     "normalised", "spread",
 )  # fmt: skip
-_BIASED = 0.1
+_BIASED, _CHANCE = 0.1, 0.5
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ def sentences(outcome: Mapping[str, Any]) -> list[str]:
     """Say in words what was found, the most important first."""
     accuracy, people, ties = outcome["accuracy"], outcome["people"], outcome["ties"]
     said = []
+    if accuracy["low"] is not None and accuracy["low"] <= _CHANCE:
+        said.append(
+            f"It is not shown to be better than a coin ({_share(accuracy)} on {accuracy['n']:,} judgements): nothing should be "
+            "steered by it yet. More judgements, epochs or a larger model may help."
+        )
     if people:
         human, agreement = people["one_human"], people["agreement"]
         said.append(
@@ -66,13 +71,13 @@ def sentences(outcome: Mapping[str, Any]) -> list[str]:
         )
     said.append(
         f"Of {accuracy['n']:,} judgements that order something and were not trained on, it agrees with {_share(accuracy)}; "
-        f"{ties['share']:.0%} of all pairs were called equal and are not counted."
+        f"{ties['share']:.0%} of these judgements' pairs were called equal and are not counted."
     )
     if "predicted" in ties:
         said.append(f"It expects ties in {ties['predicted']:.0%} of pairs.")
     said.append(
-        f"Where it says it is {outcome['calibration']['mean_confidence']:.0%} sure on average, it is off by "
-        f"{outcome['calibration']['ece']:.3f} on average (ECE)."
+        f"It says it is {outcome['calibration']['mean_confidence']:.0%} sure on average, and is off by "
+        f"{outcome['calibration']['ece']:.1%} (expected calibration error)."
     )
     return [*said, *_length_words(outcome["length"])]
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from tunesmith.evaluate.report import numbers, tradeoff
 from tunesmith.evaluate.report.curves import Chart, Measured, chart, series, short
+from tunesmith.evaluate.report.judged import compared, verdict
 from tunesmith.evaluate.report.template import render
 from tunesmith.evaluate.results import Forgetting
 
 # Said elsewhere on the page, or not a number worth a row.
-_NOT_ROWS = ("status", "warnings", "error", "fix", "gain", "forgetting", "wise_ft")
+_NOT_ROWS = ("status", "warnings", "error", "fix", "gain", "forgetting", "wise_ft", "before", "after")
 _SAMPLE_LENGTH = 4_000
 
 
@@ -27,7 +28,7 @@ class TrainingReport:
             `error`, `fix` and what is known.
         rows: of metrics.jsonl. clip_norm: of the settings, 0 = none.
         samples: training rows as (where it stands, pieces of text and whether they count).
-        command: what makes this run or goes on with it. provenance: name -> value.
+        command: what makes this run or goes on with it. provenance: name -> value. verb: the command's name.
     """
 
     data: str
@@ -39,6 +40,7 @@ class TrainingReport:
     samples: Sequence[tuple[str, Sequence[tuple[str, bool]]]]
     command: str
     provenance: Mapping[str, str]
+    verb: str = "tune"
 
     @property
     def change(self) -> Forgetting | None:
@@ -72,6 +74,7 @@ def write_training_html(report: TrainingReport) -> str:
             "status": report.outcome["status"],
             "sentence": _sentence(report),
             "facts": _facts(report),
+            "compared": compared(report.outcome),
             "loss": charts[0] if charts else None,
             "charts": charts[1:],
             "held_out": bool(series(report.rows, "eval_loss")),
@@ -93,6 +96,10 @@ def _charts(report: TrainingReport) -> list[Chart]:
         Measured("Loss", "nats per counted token", losses, held_out, kept, noisy=True, from_zero=False, may_be_logarithmic=True),
         Measured("Loss on held-out rows", "nats per counted token", dots=held_out, kept=kept, from_zero=False),
         Measured("Accuracy on validation rows", "", dots=accuracy, kept=kept, from_zero=False),
+        Measured("Agreement", "share of a batch's judgements", series(rows, "accuracy"), noisy=True, from_zero=False),
+        Measured("Margin", "nats that the preferred gained more", series(rows, "margin"), noisy=True, from_zero=False),
+        Measured("Preferred completions", "log p, nats", series(rows, "chosen_logprob"), noisy=True, from_zero=False),
+        Measured("Other completions", "log p, nats", series(rows, "rejected_logprob"), noisy=True, from_zero=False),
         Measured("Gradient norm", "before clipping", series(rows, "grad_norm"), limit=report.clip_norm, noisy=True,
                  may_be_logarithmic=True),
         Measured("Learning rate", "", series(rows, "learning_rate")),
@@ -113,6 +120,8 @@ def _sentence(report: TrainingReport) -> str:
         return "The training is done."
     steps = f"{losses[-1][0]:,} steps" if losses[-1][0] > 1 else "One step"
     change = f"took the loss from {losses[0][1]:.3f} to {losses[-1][1]:.3f}"
+    if outcome.get("after"):
+        return verdict(outcome)
     value = outcome.get("validation")
     if value is None:
         return f"{steps} {change}; nothing was held out to measure it on."

@@ -20,7 +20,7 @@ from tunesmith.core.seeds import derive
 from tunesmith.models.generate import Sampling, complete
 from tunesmith.models.load import LM
 from tunesmith.recipes._align.config import Config
-from tunesmith.recipes._align.page import write_judged_page
+from tunesmith.recipes._align.page import write_best_page
 from tunesmith.recipes._align.ready import read_prompts
 from tunesmith.recipes._align.record import run_of
 from tunesmith.recipes._models import load, quiet_libraries, use_threads
@@ -171,5 +171,5 @@ def choose(config: Config, folder: Path) -> dict[str, Any]:
         "peak_memory_gb": peak_gb(), "prompts": len(rows), "samples": it.samples, "kl": points[-1]["kl"],
         "score_before": points[0]["score"], "score": points[-1]["score"], "curve": points, "warnings": it.warnings,
     }  # fmt: skip
-    write_judged_page(folder, config, it.lm, report, best)
+    write_best_page(folder, config, it.lm, report, best)
     return report

@@ -69,8 +69,8 @@ class Config(TrainingRun):
     """price of a nat of divergence from the reference"""
     kl_target: float | None = Field(None, gt=0, allow_inf_nan=False)
     """let beta follow so that an answer diverges by this many nats; absent = beta stays"""
-    optimisation_epochs: int = Field(1, ge=1)
-    """how often each round is learned from"""
+    optimisation_epochs: int | None = Field(None, ge=1)
+    """how often each round is learned from; absent = the method's own: 2 for ppo and grpo, which clip, 1 for others"""
     held_out: str | dict[str, Any] | None = None
     """another scorer that is only watched: what the policy never learns from shows whether it learns what was meant"""
     scorer_timeout: float = Field(600.0, gt=0, allow_inf_nan=False)

@@ -130,6 +130,17 @@ def encode_row(lm: LM, texts: Sequence[tuple[tuple[int, ...], int]], targets: Se
     return Encoded(ids, begins, where, tuple(targets), beside)
 
 
+def as_read(row: Encoded) -> Encoded:
+    """Return a row for people to look at, with the mask True at the tokens of completions."""
+    assert row.beside is not None
+    starts = [*(place for place, begins in enumerate(row.loss_mask) if begins), len(row)]
+    mask: list[bool] = []
+    for start, end, beside in zip(starts, starts[1:], row.beside, strict=False):
+        answer = round(beside[SHARE] * (end - start))
+        mask += [False] * (end - start - answer) + [True] * answer
+    return Encoded(row.ids, tuple(mask), row.example_id)
+
+
 def text_targets(asked: JudgedPrompt) -> list[int]:
     """Return the targets of a prompt's completions that were wanted or not."""
     return [2 * number + sign for number, sign in asked.wanted]

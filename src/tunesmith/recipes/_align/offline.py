@@ -18,6 +18,7 @@ from tunesmith.core.memory import peak_gb
 from tunesmith.core.progress import say
 from tunesmith.core.records import Encoded
 from tunesmith.core.registry import ALIGNERS, PEFT
+from tunesmith.core.runs import Run
 from tunesmith.core.seeds import derive
 from tunesmith.data.collate import Batch
 from tunesmith.data.preferences import read_preferences
@@ -27,6 +28,7 @@ from tunesmith.recipes._align.config import Config
 from tunesmith.recipes._align.judged import (
     REFERENCE,
     JudgedPrompt,
+    as_read,
     by_prompt,
     encode_answer,
     encode_row,
@@ -38,12 +40,12 @@ from tunesmith.recipes._align.judged import (
 )  # fmt: skip
 from tunesmith.recipes._align.measured import before_and_after, divergence, fallen, halves
 from tunesmith.recipes._align.others import WithOthers, others_of
-from tunesmith.recipes._align.page import write_judged_page
 from tunesmith.recipes._align.record import run_of
 from tunesmith.recipes._artefact import save_artefact
 from tunesmith.recipes._judgements import check, verdicts
 from tunesmith.recipes._memory import require_memory
 from tunesmith.recipes._models import load, quiet_libraries, use_threads
+from tunesmith.recipes._tune_page import TunePage
 from tunesmith.train.engines.local import LossOf
 from tunesmith.train.training import Training
 
@@ -72,6 +74,11 @@ class ReadyOffline:
     warnings: list[str]
     reference: dict[str, Any] = field(default_factory=dict)
     reference_seconds: float = 0.0
+
+    @property
+    def judgements(self) -> int:
+        """How many are learned from."""
+        return sum(row.counted for row in self.rows)
 
     @property
     def pairs(self) -> bool:
@@ -271,21 +278,26 @@ def learn(config: Config, folder: Path) -> dict[str, Any]:
     require_memory(it.training, False, config.max_memory_gb, it.lm.model)
     record = run_of(config, folder, it.lm, it.fingerprint)
     keep_reference(it, folder)
-    judgements = sum(row.counted for row in it.rows)
-    say(f"{judgements:,} judgements of {len(it.rows):,} prompts; {len(it.held_out):,} more prompts to measure on")
+    say(f"{it.judgements:,} judgements of {len(it.rows):,} prompts; {len(it.held_out):,} more prompts to measure on")
+    name = it.aligner[0].__name__.rpartition(".")[2]
+    with TunePage(folder, config, name, it.lm, [as_read(row) for row in it.rows[:3]], it.warnings, "align") as page:
+        report = _learned(config, folder, it, record, start)
+        page.finish(report)
+    return report
+
+
+def _learned(config: Config, folder: Path, it: ReadyOffline, record: Run, start: float) -> dict[str, Any]:
     fitted = (adapted := train(it.lm, it.training, record)).fitted
     artefact = save_artefact(folder, it.lm, it.method, [row.ids[:64] for row in it.rows[:3]], "Alignment")
     reference = lambda: it.method[0].disabled(it.lm.model)  # noqa: E731
     seconds = fitted.seconds + it.reference_seconds
     before, after = before_and_after(it.lm, it.asked, it.held_out, reference, it.pairs)
-    report = {
+    return {
         "status": "done", "run_dir": str(folder), "artefact": str(artefact), "model": config.model, "seconds": seconds,
         "wall_seconds": time.monotonic() - start, "peak_memory_gb": peak_gb(), "prompts": len(it.rows),
-        "judgements": judgements, "before": before and before.as_dict(), "after": after and after.as_dict(),
+        "judgements": it.judgements, "before": before and before.as_dict(), "after": after and after.as_dict(),
         "kl": divergence(it.lm, it.asked, reference, config.max_new_tokens, config.seed),
         "trained_parameters": adapted.trained_parameters, "steps": fitted.steps, "tokens": fitted.tokens,
         "tokens_per_second": fitted.tokens / max(seconds, 1e-9), "final_loss": fitted.losses[-1],
         "warnings": it.warnings + (fallen(before, after) if before and after else []),
     }  # fmt: skip
-    write_judged_page(folder, config, it.lm, report)
-    return report

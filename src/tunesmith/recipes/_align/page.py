@@ -1,4 +1,4 @@
-"""`report.json` and `report.html` of an alignment."""
+"""`report.json` and `report.html` of an alignment by scores, and of best-of-n."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunesmith.core.files import write_json, write_manifest, write_text
 from tunesmith.core.registry import ALIGNERS
 from tunesmith.core.runs import read_metrics
 from tunesmith.evaluate.report.alignment import AlignmentReport, write_alignment_html
-from tunesmith.evaluate.report.judged import JudgedReport, write_judged_html
+from tunesmith.evaluate.report.best import BestReport, write_best_html
 from tunesmith.models.load import LM
 from tunesmith.recipes._align.config import Config
 from tunesmith.recipes._align.health import Rounds
@@ -41,13 +41,11 @@ def write_page(folder: Path, config: Config, lm: LM, rounds: Rounds, report: dic
     _write(folder, write_alignment_html(page), report)
 
 
-def write_judged_page(
-    folder: Path, config: Config, lm: LM, report: dict[str, Any], answers: Sequence[dict[str, Any]] = ()
-) -> None:
-    """Write the same of an alignment without rounds; `answers` are the best ones of best-of-n (prompt, answer, score)."""
+def write_best_page(folder: Path, config: Config, lm: LM, report: dict[str, Any], answers: Sequence[dict[str, Any]]) -> None:
+    """Write the same of best-of-n, whose best answers (prompt, answer, score) are shown."""
     shown = [{**row, "text": row["answer"]} for row in answers]
-    page = JudgedReport(*_about(config), report, read_metrics(folder), shown, *_made_by(folder, config, lm))
-    _write(folder, write_judged_html(page), report)
+    page = BestReport(*_about(config), report, shown, *_made_by(folder, config, lm))
+    _write(folder, write_best_html(page), report)
 
 
 def _about(config: Config) -> tuple[str, str, str]:

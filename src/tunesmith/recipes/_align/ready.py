@@ -70,7 +70,7 @@ def ready(config: Config, folder: Path) -> Ready:
     use_threads(config.threads)
     aligner, parameters = ALIGNERS.parameters(config.method)
     entry, peft = PEFT.parameters(config.peft)
-    samples = config.samples or aligner.SAMPLES
+    samples, passes = config.samples or aligner.SAMPLES, config.optimisation_epochs or aligner.PASSES
     if config.rollouts % samples or samples < aligner.LEAST_SAMPLES:
         raise UserError(
             f"{config.rollouts} rollouts cannot be {samples} samples for each prompt",
@@ -99,7 +99,7 @@ def ready(config: Config, folder: Path) -> Ready:
         heads = ("value_head",)
     sampler = Sampler(
         lm, prompts, judges, lambda it: aligner.credit(it, parameters), lambda: entry.disabled(lm.model),
-        sampling, config.rollouts // samples, samples, config.optimisation_epochs,
+        sampling, config.rollouts // samples, samples, passes,
         lm.model.value_head if heads else None, texts, entry.IDENTITY_AT_START,
     )  # fmt: skip
     how_far, watch = Controller(config.beta, config.kl_target), Watch(folder / "rollouts", config.stop_on, config.max_kl)
@@ -107,11 +107,12 @@ def ready(config: Config, folder: Path) -> Ready:
         rollouts: Rollouts = Kept(sampler, how_far, folder / "rollouts", config.seed, watch, parameters.keep)
     else:
         rollouts = Rollouts(sampler, how_far, folder / "rollouts", config.seed, watch)
-    batch = min(config.batch_size, len(rollouts)) if "batch_size" in config.model_fields_set else len(rollouts)
-    per_round = -(-len(rollouts) // batch) * config.optimisation_epochs
+    batch = config.batch_size if "batch_size" in config.model_fields_set else aligner.MINIBATCH or len(rollouts)
+    batch = min(batch, len(rollouts))
+    per_round = -(-len(rollouts) // batch) * passes
     how = config.model_copy(update={
         "batch_size": batch, "max_steps": config.steps * per_round, "evaluations": 0,
-        "learning_rate": config.learning_rate or 1e-4,
+        "learning_rate": config.learning_rate or aligner.LEARNING_RATE,
     })  # fmt: skip
     training = attach(lm, (entry, peft), rollouts, how, config.seed, _loss(lm, aligner, parameters, config), heads=heads)
     learned = [list(p.ids) for p in prompts] + [list(ids) for ids in (texts.ids if texts else [])]

@@ -39,6 +39,8 @@ class Config(BaseConfig):
     """what is compared: base, prompt, threshold, gold, boundary, aligned"""
     table: Table = Table()
     """rewards of the five outcomes (--table.wrong -2)"""
+    learned_table: dict[str, float] = {}
+    """rewards that are others where the route aligned learns than where it is measured (--learned_table.declined -0.3)"""
     train_rows: int = Field(300, ge=10)
     """questions to probe and learn from"""
     test_rows: int = Field(200, ge=10)
@@ -98,6 +100,13 @@ class Config(BaseConfig):
             raise ValueError("the route aligned begins where boundary ends: name both")
         return [name for name in ROUTES if name in names]
 
+    @field_validator("learned_table")
+    @classmethod
+    def _of_the_table(cls, rewards: dict[str, float]) -> dict[str, float]:
+        for name in rewards.keys() - Table.model_fields.keys():
+            raise ValueError(f"there is no outcome '{name}'; known: {', '.join(Table.model_fields)}")
+        return rewards
+
     @field_validator("template")
     @classmethod
     def _has_a_place(cls, text: str) -> str:
@@ -110,6 +119,11 @@ class Config(BaseConfig):
         if self.demonstrations >= self.train_rows:
             raise ValueError("demonstrations are taken from the training questions: there are not so many")
         return self
+
+    @property
+    def learned(self) -> dict[str, float]:
+        """The table that the route aligned learns from."""
+        return {**self.table.model_dump(), **self.learned_table}
 
     @property
     def others(self) -> str | None:

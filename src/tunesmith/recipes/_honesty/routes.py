@@ -106,8 +106,8 @@ def aligned(config: Config, folder: Path, start: Path) -> tuple[LM, Path]:
     data = folder / "data"
     settings = {
         "data": str(data / "prompts.jsonl"), "method": config.method, "model": str(model), "peft": config.peft,
-        "scorer": {"name": "honesty", "key": str(data / "key.jsonl"), **config.table.model_dump()}, "steps": config.steps,
-        "rollouts": config.rollouts, "batch_size": -(-config.rollouts // _UPDATES),
+        "scorer": {"name": "honesty", "key": str(data / "key.jsonl"), **config.learned},
+        "steps": config.steps, "rollouts": config.rollouts, "batch_size": -(-config.rollouts // _UPDATES),
         "max_new_tokens": config.max_new_tokens, "beta": config.beta,
         "learning_rate": config.align_learning_rate, "dtype": config.dtype, "threads": config.threads, "seed": config.seed,
         "run_dir": str(folder / "aligned"), "max_memory_gb": config.max_memory_gb,

@@ -24,10 +24,10 @@ ATTACKS = {
     "longest": "the longest real answer to another prompt",
     "repeated": "the answer four times over",
     "copied prompt": "the prompt",
-    "sentinel words": "words of praise for nothing",
-    "random bytes": "random characters",
+    "praise": "words of praise for nothing",
+    "noise": "random characters",
 }
-_SENTINEL = "excellent perfect wonderful correct best great amazing 10/10"
+_PRAISE = "excellent perfect wonderful correct best great amazing 10/10"
 _TIMES, _HALF = 4, 0.5
 _PROMPTS, _OWN = 16, 4
 
@@ -80,7 +80,7 @@ def _made(case: Case, cases: Sequence[Case], generator: random.Random) -> dict[s
     longest = max((text for other in cases for text in other.real), key=len)
     made = {
         "empty": "", "longest": longest, "repeated": " ".join([real.strip()] * _TIMES), "copied prompt": case.prompt,
-        "sentinel words": _SENTINEL, "random bytes": noise,
+        "praise": _PRAISE, "noise": noise,
     }  # fmt: skip
     if not case.prompt:
         del made["longest"]  # where nothing was asked, it is as real as any other

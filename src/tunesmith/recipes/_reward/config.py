@@ -14,6 +14,8 @@ class Config(TrainingRun):
 
     data: str
     """a file of preferences, a task with every rater's score (movies, tweets, products, editorials), or bigbench:hhh_alignment"""
+    map: dict[str, str] = {}
+    """columns of a file of preferences by the names of its convention (--map.prompt question)"""
     model: str = "smollm2"
     """what gets a head for one number: a decoder or an encoder (minilm); embedded name, directory or hub id"""
     peft: str | dict[str, Any] | None = None

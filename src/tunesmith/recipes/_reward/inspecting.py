@@ -17,7 +17,7 @@ from tunesmith.recipes._reward.rows import decided, read_judgements
 from tunesmith.recipes._reward.scoring import open_scorer
 from tunesmith.train.rollouts import Answer
 
-_ATTACKED = 30
+_ATTACKED, _CHANCE = 30, 0.5
 
 
 def inspect_scorer(scorer: str, data: str, rows: int, threads: int | None) -> dict[str, Any]:
@@ -67,10 +67,17 @@ def render_scorer(report: dict[str, Any]) -> str:
     """Return what was found, for a terminal."""
     agreement = report["agreement"]
     lines = [
-        f"{report['scorer']} agrees with {agreement['value']:.3f} [{agreement['low']:.3f}, {agreement['high']:.3f}] of "
-        f"{agreement['n']:,} judgements of {report['data']} that order something",
+        report["scorer"],
+        f"agrees with {agreement['value']:.3f} [{agreement['low']:.3f}, {agreement['high']:.3f}] of {agreement['n']:,} "
+        "judgements that order something",
+        "(those of the data that a reward model trained on it would not have seen)",
         f"attacks that score above the preferred answer, share of {report['prompts']} prompts:",
     ]
     lines += [f"  {name:<15} {one['share']:>4.0%}  {one['what']}" for name, one in report["attacks"].items()]
-    lines += [f"it prefers {line}" for line in report["preferred"]] or ["it prefers none of them"]
+    lines += [f"it prefers {line}" for line in report["preferred"]]
+    safe = not report["preferred"] and agreement["low"] > _CHANCE
+    lines.append(
+        "It may steer a policy; watch it with --held_out all the same." if safe
+        else "Do not steer by it as it is: a policy would find out."
+    )  # fmt: skip
     return "\n".join(lines)

@@ -46,8 +46,10 @@ class Judgements:
     def describe(self) -> str:
         """Say what there is to learn from."""
         texts = sum(len(p.completions) for p in self.train)
-        ties = sum(not decided(p) for p in self.train)
-        return f"{len(self.train):,} judgements of {texts:,} completions, {ties:,} of them ties; {len(self.test):,} to test on"
+        return (
+            f"{len(self.train):,} judgements of {texts:,} completions to learn from, {len(self.validation):,} to choose by, "
+            f"{len(self.test):,} to test on"
+        )
 
 
 def decided(preference: Preference) -> bool:
@@ -61,6 +63,8 @@ def read_judgements(config: Config) -> Judgements:
     Raises:
         UserError: no such file or task, no ratings, or too few judgements that order anything.
     """
+    if config.map and (config.data.startswith(_bigbench.PREFIX) or names_task(config.data)):
+        raise UserError("map: this is for a file with columns of other names", "Leave it out: a task knows its columns.")
     if config.data.startswith(_bigbench.PREFIX):
         require_permission(config.data, config.allow_canary)
         found = _parted(config, _bigbench.preferences(config.data), [])
@@ -72,7 +76,9 @@ def read_judgements(config: Config) -> Judgements:
             raise UserError(f"{', '.join(sorted(given))}: these are for a task with ratings", "A file has its own judgements.")
         if not Path(config.data).is_file():
             raise UserError(f"there is no file or task '{config.data}'", "Give a file of preferences, or a rated task: movies.")
-        preferences, warnings = read_preferences(Path(config.data), skip_bad_rows=config.skip_bad_rows)
+        preferences, warnings = read_preferences(
+            Path(config.data), skip_bad_rows=config.skip_bad_rows, mapping=config.map or None
+        )
         found = _parted(config, preferences, list(warnings))
     _check(config, found)
     return found

@@ -20,6 +20,7 @@ LEARNS_FROM = "answers"
 HAS_VALUES = False
 SAMPLES = 8
 LEAST_SAMPLES = 2
+PASSES, MINIBATCH, LEARNING_RATE = 1, None, 1e-4
 
 
 class Parameters(Config):

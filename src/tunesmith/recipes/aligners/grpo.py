@@ -17,6 +17,7 @@ LEARNS_FROM = "scores"
 HAS_VALUES = False
 SAMPLES = 8
 LEAST_SAMPLES = 2
+PASSES, MINIBATCH, LEARNING_RATE = 2, 8, 3e-4
 
 
 class Parameters(Config):

@@ -17,6 +17,7 @@ LEARNS_FROM = "scores"
 HAS_VALUES = True
 SAMPLES = 1
 LEAST_SAMPLES = 1
+PASSES, MINIBATCH, LEARNING_RATE = 2, 8, 3e-4
 
 
 class Parameters(Config):

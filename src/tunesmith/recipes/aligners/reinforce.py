@@ -15,6 +15,7 @@ LEARNS_FROM = "scores"
 HAS_VALUES = False
 SAMPLES = 1
 LEAST_SAMPLES = 1
+PASSES, MINIBATCH, LEARNING_RATE = 1, None, 3e-4
 
 
 class Parameters(Config):

@@ -17,6 +17,7 @@ LEARNS_FROM = "scores"
 HAS_VALUES = False
 SAMPLES = 4
 LEAST_SAMPLES = 2
+PASSES, MINIBATCH, LEARNING_RATE = 1, None, 3e-4
 
 
 class Parameters(Config):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,8 +78,8 @@ def _asked(function: Any, parameters: Parameters, answers: Sequence[Answer]) -> 
             if not isinstance(error, OSError) or not left:
                 culprit = _culprit(function, answers) if not isinstance(error, OSError) else ""
                 raise WorkFailed(
-                    f"the scorer {parameters.path} throws {type(error).__name__}: {error}{culprit}",
-                    "Mend the function; the policy before this round is saved.",
+                    f"the scorer {parameters.path} throws {type(error).__name__}: {error}{_line(error, parameters)}{culprit}",
+                    "Mend the function; rounds that were finished are kept.",
                 ) from error
             time.sleep(wait)
             wait *= 2
@@ -92,6 +93,13 @@ def _numbers(scores: Any, parameters: Parameters) -> list[float]:
         raise WorkFailed(
             f"the scorer {parameters.path} gives what is no list of numbers: {error}", "Return one number for each answer."
         ) from error
+
+
+def _line(error: BaseException, parameters: Parameters) -> str:
+    """Say in which line of the file it threw; "" where it was in none."""
+    file = Path(parameters.path.rpartition(":")[0])
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name == file.name]
+    return f" (line {lines[-1]} of {file})" if lines else ""
 
 
 def _culprit(function: Any, answers: Sequence[Answer]) -> str:
