@@ -229,6 +229,21 @@ def test_help_fits_a_terminal_and_names_every_key(capsys: pytest.CaptureFixture[
         assert [name for name in RECIPES.names() if f"  {name} " not in out] == []
 
 
+def test_help_lists_the_own_keys_of_what_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ("--method dpo --help", "--help --method=dpo:beta=0.2", "--method dpo --scorer scorer.py:score --help"):
+        out = said(capsys, f"align {words}")[1]
+        _, title, own = out.partition("\nKeys of --method dpo:\n")
+        assert title
+        assert all(f"  --method.{key}" in own for key in ("beta", "label_smoothing", "ties", "tie_strength", "sft_weight"))
+        assert "--method.clip" not in out.partition("Keys of")[2]
+    assert "Keys of --method ppo:" in said(capsys, "align --help")[1]
+    assert "--method best-of-n has no keys of its own." in said(capsys, "align --method best-of-n --help")[1]
+    mixed = said(capsys, "plan align --scorer reward-model:path=a --peft lora --help")[1]
+    assert "Keys of --scorer reward-model:" in mixed
+    assert "  --peft.rank" in mixed
+    assert max(map(len, mixed.splitlines())) <= 80
+
+
 def test_examples_of_the_help_are_commands_that_can_be_read() -> None:
     for verb in RECIPES.names():
         for example in RECIPES.get(verb).EXAMPLES:

@@ -104,7 +104,7 @@ def _dispatch(words: list[str], as_json: bool) -> int:
         raise UserError(f"there is no command '{verb}'", near_miss(verb, RECIPES.names()))
     verb, recipe, rest = _resolved(verb, rest)
     if "--help" in rest or "-h" in rest:
-        print(_help(verb, recipe))
+        print(_help(verb, recipe, rest))
         return 0
     report = recipe.run(_configure(verb, recipe, rest))
     text = recipe.render(report)
@@ -296,7 +296,7 @@ def _overview() -> str:
     return "\n".join(lines)
 
 
-def _help(verb: str, recipe: Any) -> str:
+def _help(verb: str, recipe: Any, words: Sequence[str]) -> str:
     fields = recipe.Config.model_fields
     names = [n.upper() if fields[n].is_required() else f"[{n.upper()}]" for n in _positionals(recipe)]
     summary = (recipe.__doc__ or "").split("\n", 1)[0]
@@ -305,7 +305,20 @@ def _help(verb: str, recipe: Any) -> str:
     others = [f"{verb} {name}" for name, module in getattr(recipe, "ABOUT", {}).items() if module != recipe.__name__]
     lines += [f"  tunesmith {other} ...   (see tunesmith {other} --help)" for other in others]
     lines += ["", "Keys (flags, or keys of a --config file):"]
-    return "\n".join([*lines, *_described(recipe.Config, "")])
+    return "\n".join([*lines, *_described(recipe.Config, ""), *_of_entries(recipe, words)])
+
+
+def _of_entries(recipe: Any, words: Sequence[str]) -> list[str]:
+    """Describe the own keys of each entry that the words name, of the recipe's first kind also the default's."""
+    kinds = _kinds(recipe.Config)
+    given = {_canonical(key, kinds): value[0] for key, value in _split_words(words, lambda key: "str")[1] if value}
+    lines = []
+    for at, (key, room) in enumerate(getattr(recipe, "ENTRIES", {}).items()):
+        name = (given.get(key) or ("" if at else str(recipe.Config.model_fields[key].default))).partition(":")[0]
+        if name.replace("_", "-") in room.names():
+            own = _described(room.get(name).Parameters, f"{key}.")
+            lines += ["", f"Keys of --{key} {name}:" if own else f"--{key} {name} has no keys of its own.", *own]
+    return lines
 
 
 def _described(config: Any, prefix: str) -> list[str]:

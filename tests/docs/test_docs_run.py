@@ -25,6 +25,7 @@ from tunesmith import cli
 from tunesmith.core.errors import UserError
 from tunesmith.core.registry import ALIGNERS, BASELINES, DEMONSTRATIONS, METRICS, PEFT, RECIPES, ROUTES, TRACKERS, TUNINGS
 from tunesmith.data.task import DataSection, TaskFile
+from tunesmith.recipes._align.health import RULES
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
@@ -251,11 +252,22 @@ def test_python_that_is_not_run_is_python(page: Path) -> None:
         ("docs/tasks.md", [*TaskFile.model_fields, *DataSection.model_fields, *METRICS.names()]),
         ("docs/methods/prompting.md", DEMONSTRATIONS.names()),
         ("docs/tracking.md", TRACKERS.names()),
+        ("docs/methods/align.md", ALIGNERS.names()),
     ],
 )
 def test_a_reference_page_leaves_nothing_out(page: str, names: list[str]) -> None:
     text = (REPOSITORY / page).read_text(encoding="utf-8").replace("-", "_")
     assert [name for name in names if f"`{name.replace('-', '_')}`" not in text] == []
+
+
+def test_the_page_of_align_has_every_parameter_and_every_rule() -> None:
+    text = (REPOSITORY / "docs/methods/align.md").read_text(encoding="utf-8")
+    rows = []
+    for name in ALIGNERS.names():
+        for key, field in ALIGNERS.get(name).Parameters.model_fields.items():
+            rows.append(f"| `{name}` | `{key}` | {'absent' if field.default is None else cli._shown(field.default)} | ")
+    rows += [f"| `{rule}` | " for rule in RULES]
+    assert [row for row in rows if f"\n{row}" not in text] == []
 
 
 BAD = """

@@ -67,7 +67,14 @@ def test_the_best_answer_is_given_and_all_are_kept_with_their_scores(monkeypatch
         assert point["low"] <= point["score"] <= point["high"]
     assert [point["n"] for point in report["curve"]] == [1, 2, 4]
     assert report["score"] > report["score_before"]
-    assert "best of   4: score" in align.render(report)
+    shown = align.render(report)
+    assert "best of   4: score" in shown
+    assert shown.endswith("learn from them: tunesmith align run/rankings.jsonl --method dpo")
+    assert json.loads(Path("run/report.json").read_text()) == report
+    page = Path("run/report.html").read_text()
+    assert "The best of 4 answers scores" in page
+    assert "best of 1, 2, 4" in page
+    assert "report.html" in json.loads(Path("run/MANIFEST.json").read_text())["files"]
     # A second call reads what is there; a portion that is missing is answered again, alike.
     asked: list[int] = []
     real = best.complete

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from tunesmith.core.errors import UserError, WorkFailed
 from tunesmith.core.registry import ALIGNERS
 from tunesmith.data.collate import collate
 from tunesmith.data.preferences import read_preferences
+from tunesmith.evaluate.report.judged import verdict
 from tunesmith.models.load import load
 from tunesmith.recipes import align
 from tunesmith.recipes._align import measured, offline
@@ -83,14 +85,22 @@ def test_what_was_preferred_gains_on_prompts_it_never_saw(method: str) -> None:
     if FIRST[method] is not None:
         assert first["loss"] == pytest.approx(FIRST[method], abs=1e-5)
         assert first["margin"] == pytest.approx(0.0, abs=1e-5)
+        assert first["accuracy"] == 0.5 or method == "kto"
         assert last["margin"] > 1.0
     assert last["loss"] < first["loss"]
     load_with_adapter("toy-llama", "run/adapter", dtype="fp32")
-    assert "agreement 100.0%" in align.render(report)
+    shown = align.render(report)
+    assert re.search(r"moved the right way +50.0% +100.0%", shown)
+    assert "4 held-out prompts cannot tell whether it learned anything" in " ".join(shown.split())  # 0.4 to 1
+    assert shown.endswith("try it: tunesmith generate PROMPT --model toy-llama --adapter run/adapter")
+    assert [line for line in shown.splitlines() if len(line) > 80] == []
+    assert json.loads(Path("run/report.json").read_text()) == report
     page = Path("run/report.html").read_text()
+    assert "4 held-out prompts cannot tell" in page
+    assert "Before and after" in page
+    assert {"report.json", "report.html"} <= {*json.loads(Path("run/MANIFEST.json").read_text())["files"]}
     assert all(words in page for words in ("Tunesmith align", "<b>pairs.jsonl</b>", f"{method} on toy-llama"))
     assert ("Preferred completions" in page) == (method != "kto")
-    assert json.loads(Path("run/report.json").read_text()) == report
 
 
 def test_a_run_that_fails_leaves_a_page_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,6 +272,25 @@ def test_falling_log_probabilities_are_said() -> None:
     assert "preferred completions became less likely, by 3.0 nats, and the others by 12.0" in measured.fallen(before, fell)[0]
     rose = measured.Agreement(4, 4, 1.0, 0, 1, 1.0, 9.0, -49.0, -62.0)
     assert measured.fallen(before, rose) == []
+    little = measured.Agreement(4, 4, 1.0, 0, 1, 1.0, 9.0, -50.4, -49.0)
+    assert measured.fallen(before, little) == ["preferred completions became less likely, by 0.4 nats"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(0.6, 0.9, "It learned what was asked for: on 20"), (0.4, 0.9, "20 held-out prompts cannot tell"),
+     (0.1, 0.4, "It learned the opposite")],
+)  # fmt: skip
+def test_the_verdict_is_as_sure_as_its_interval(low: float, high: float, said: str) -> None:
+    after = measured.Agreement(1, 20, (low + high) / 2, low, high, 1.0, 9.0, -53.0, -62.0).as_dict()
+    assert said in verdict({"after": after})
+    assert " of 1 judgement (95 % interval" in verdict({"after": after})
+    assert verdict({"after": None}).startswith("Nothing was held out")
+
+
+def test_where_neither_gained_a_half_is_counted() -> None:
+    assert measured.halves(torch.tensor([1.0, 0.0, -2.0, 1e-6, -1e-6])) == 2.5
+    assert measured.halves(torch.tensor([0.01, -0.01, -0.02])) == 1.0
 
 
 def test_columns_are_mapped_and_bad_rows_passed_over_when_asked() -> None:

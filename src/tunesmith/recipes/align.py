@@ -8,18 +8,19 @@ from typing import Any
 
 from tunesmith.core.memory import peak_gb
 from tunesmith.core.progress import say
-from tunesmith.core.registry import ALIGNERS
+from tunesmith.core.registry import ALIGNERS, PEFT, SCORERS
 from tunesmith.core.runs import Run
 from tunesmith.recipes._align.config import Config
 from tunesmith.recipes._command import command_of
 from tunesmith.train.parameters import HARMLESS
 
 POSITIONAL = "data"
+ENTRIES = {"method": ALIGNERS, "peft": PEFT, "scorer": SCORERS}
 EXAMPLES = (
     "tunesmith align movies --scorer lexicon --prompt_tokens 8 --allow_attackable",
     "tunesmith align prompts.jsonl --method rloo --scorer scorer.py:score",
     "tunesmith align pairs.jsonl --method dpo --method.sft_weight 0.1",
-    "tunesmith align movies --method best-of-n --scorer lexicon --prompt_tokens 8",
+    "tunesmith align prompts.jsonl --method best-of-n --scorer scorer.py:score",
 )
 
 
@@ -27,7 +28,7 @@ def run(config: Config) -> dict[str, Any]:
     """Train the policy, save its adapter, and report how score and divergence went; else what `_align` says.
 
     Returns:
-        status, run_dir, artefact, seconds, wall_seconds, peak_memory_gb, rollouts, rollouts_per_second, kl, score_before,
+        status, run_dir, artefact, model, seconds, wall_seconds, peak_memory_gb, rollouts, rollouts_per_second, kl, score_before,
         score, held_out_before, held_out, trained_parameters, rounds, steps, tokens, stopped, warnings.
 
     Raises:
@@ -67,7 +68,8 @@ def run(config: Config) -> dict[str, Any]:
     rounds = rounds_of(folder)
     seconds = sum(sum(v for k, v in row.items() if k.startswith("seconds_")) for row in rounds) + adapted.fitted.seconds
     report = {
-        "status": "done", "run_dir": str(folder), "artefact": str(artefact), "seconds": seconds,
+        "status": "done", "run_dir": str(folder), "artefact": str(artefact), "model": config.model,
+        "seconds": seconds,
         "wall_seconds": time.monotonic() - start, "peak_memory_gb": peak_gb(), "rollouts": len(rounds) * config.rollouts,
         "rollouts_per_second": len(rounds) * config.rollouts / seconds, "kl": rounds[-1]["kl"],
         "score_before": rounds[0]["score"], "score": rounds[-1]["score"], "held_out_before": rounds[0].get("held_out"),
@@ -88,16 +90,16 @@ def folder_of(config: Config) -> Path:
 
 def render(report: dict[str, Any]) -> str:
     """Return what a person wants to know after an alignment."""
-    if "judgements" in report or "curve" in report:
-        from tunesmith.recipes._align.rendered import best, learned
+    from tunesmith.recipes._align.rendered import best, learned, saved
 
+    if "judgements" in report or "curve" in report:
         return best(report) if "curve" in report else learned(report)
     held_out = report["held_out"]
     lines = [
-        f"score {report['score_before']:.3f} -> {report['score']:.3f} at {report['kl']:.2f} nats an answer from the reference"
-        + (f"; held out {report['held_out_before']:.3f} -> {held_out:.3f}" if held_out is not None else ""),
+        f"score {report['score_before']:.3f} -> {report['score']:.3f} at {report['kl']:.2f} nats an answer from the reference",
+        *([f"held out {report['held_out_before']:.3f} -> {held_out:.3f}"] if held_out is not None else []),
         f"{report['rollouts']:,} rollouts, {report['rollouts_per_second']:.1f} a second, peak {report['peak_memory_gb']:.1f} GB",
         *([f"stopped after {report['rounds']} rounds: {report['stopped']}"] if report["stopped"] else []),
-        f"saved to {report['artefact']}; {Path(report['run_dir']) / 'report.html'} shows how it went",
+        *saved(report),
     ]
     return "\n".join(lines)

@@ -13,6 +13,8 @@ from tunesmith.evaluate.report.template import render
 from tunesmith.rl import best_of_n
 
 _TEXT = 400
+# Said elsewhere on the page.
+_NOT_ROWS = ("warnings", "curve")
 # What is drawn, where it was measured: key, title, unit, whether the axis begins at 0.
 _CURVES = (
     ("score", "Score", "mean of a round, by the scorer that is learned from", False),
@@ -62,10 +64,11 @@ def write_alignment_html(report: AlignmentReport) -> str:
     return render(
         "alignment",
         {
-            "report": report, "outcome": report.outcome, "sentence": _sentence(report.outcome), "curves": curves,
+            "report": report, "outcome": report.outcome, "sentence": _sentence(report.outcome), "title": "Round by round",
+            "axis": "round", "curves": curves,
             "optimised": over_optimisation(report), "held_out": "held_out" in report.rounds[0],
-            "samples": [("First round", _shown(report.first)), ("Last round", _shown(report.last))],
-            "table": [(key.replace("_", " "), _value(value)) for key, value in report.outcome.items() if key != "warnings"],
+            "samples": [("First round", samples(report.first)), ("Last round", samples(report.last))],
+            "table": in_table(report.outcome), "files": "metrics.jsonl has every step, rollouts/ every answer",
         },
     )  # fmt: skip
 
@@ -110,7 +113,13 @@ def _sentence(outcome: Mapping[str, Any]) -> str:
     )
 
 
-def _shown(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def in_table(outcome: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the numbers and words of a report that stand nowhere else on its page, as (name, value)."""
+    return [(key.replace("_", " "), _value(value)) for key, value in outcome.items() if key not in _NOT_ROWS]
+
+
+def samples(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the first answers (prompt, text, score and, if there is one, held_out) as the page shows them."""
     shown = []
     for row in rows[:5]:
         said = f"score {row['score']:.3f}" + (f", held out {row['held_out']:.3f}" if "held_out" in row else "")

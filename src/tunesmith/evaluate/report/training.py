@@ -9,11 +9,12 @@ from typing import Any
 
 from tunesmith.evaluate.report import numbers, tradeoff
 from tunesmith.evaluate.report.curves import Chart, Measured, chart, series, short
+from tunesmith.evaluate.report.judged import compared, verdict
 from tunesmith.evaluate.report.template import render
 from tunesmith.evaluate.results import Forgetting
 
 # Said elsewhere on the page, or not a number worth a row.
-_NOT_ROWS = ("status", "warnings", "error", "fix", "gain", "forgetting", "wise_ft")
+_NOT_ROWS = ("status", "warnings", "error", "fix", "gain", "forgetting", "wise_ft", "before", "after")
 _SAMPLE_LENGTH = 4_000
 
 
@@ -73,6 +74,7 @@ def write_training_html(report: TrainingReport) -> str:
             "status": report.outcome["status"],
             "sentence": _sentence(report),
             "facts": _facts(report),
+            "compared": compared(report.outcome),
             "loss": charts[0] if charts else None,
             "charts": charts[1:],
             "held_out": bool(series(report.rows, "eval_loss")),
@@ -118,9 +120,8 @@ def _sentence(report: TrainingReport) -> str:
         return "The training is done."
     steps = f"{losses[-1][0]:,} steps" if losses[-1][0] > 1 else "One step"
     change = f"took the loss from {losses[0][1]:.3f} to {losses[-1][1]:.3f}"
-    if after := outcome.get("after"):
-        agrees = f"{after['accuracy']:.1%} of {after['n']:,} judgements ({after['low']:.1%} to {after['high']:.1%})"
-        return f"{steps} {change}; the policy agrees with {agrees} of prompts it did not learn from."
+    if outcome.get("after"):
+        return verdict(outcome)
     value = outcome.get("validation")
     if value is None:
         return f"{steps} {change}; nothing was held out to measure it on."

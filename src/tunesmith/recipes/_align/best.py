@@ -20,6 +20,7 @@ from tunesmith.core.seeds import derive
 from tunesmith.models.generate import Sampling, complete
 from tunesmith.models.load import LM
 from tunesmith.recipes._align.config import Config
+from tunesmith.recipes._align.page import write_best_page
 from tunesmith.recipes._align.ready import read_prompts
 from tunesmith.recipes._align.record import run_of
 from tunesmith.recipes._models import load, quiet_libraries, use_threads
@@ -146,7 +147,8 @@ def curve(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, float]]:
 def choose(config: Config, folder: Path) -> dict[str, Any]:
     """Answer every prompt several times and keep the answers the scorer likes best; nothing is trained.
 
-    `predictions.jsonl` has the best answers, `rankings.jsonl` all different ones with their scores, to learn from.
+    `predictions.jsonl` has the best answers, `rankings.jsonl` all different ones with their scores, to learn from;
+    `report.json` and `report.html` what that is worth.
 
     Returns:
         status, run_dir, predictions, rankings, seconds, wall_seconds, peak_memory_gb, prompts, samples, kl, score_before,
@@ -159,12 +161,15 @@ def choose(config: Config, folder: Path) -> dict[str, Any]:
     begin = time.monotonic()
     rows = answered(it, config, folder)
     seconds = time.monotonic() - begin
-    write_jsonl(folder / "predictions.jsonl", predictions(rows))
+    best = predictions(rows)
+    write_jsonl(folder / "predictions.jsonl", best)
     write_jsonl(folder / "rankings.jsonl", rankings(rows))
     points = curve(rows, config.seed)
-    return {
+    report = {
         "status": "done", "run_dir": str(folder), "predictions": str(folder / "predictions.jsonl"),
         "rankings": str(folder / "rankings.jsonl"), "seconds": seconds, "wall_seconds": time.monotonic() - start,
         "peak_memory_gb": peak_gb(), "prompts": len(rows), "samples": it.samples, "kl": points[-1]["kl"],
         "score_before": points[0]["score"], "score": points[-1]["score"], "curve": points, "warnings": it.warnings,
     }  # fmt: skip
+    write_best_page(folder, config, it.lm, report, best)
+    return report

@@ -34,7 +34,8 @@ class Config(TrainingRun):
     """prompts: a task (its training rows), or a file with a column prompt or text; for methods that learn from judgements (dpo,
     ipo, kto, orpo) a file of preferences"""
     method: str | dict[str, Any] = "ppo"
-    """ppo, rloo, grpo, expert-iteration, best-of-n; dpo, ipo, kto, orpo; with its own parameters (--method.clip 0.1)"""
+    """ppo, rloo, grpo, expert-iteration, best-of-n; dpo, ipo, kto, orpo; with its own parameters (--method.clip 0.1), which
+    --method NAME --help lists"""
     scorer: str | dict[str, Any] | None = None
     """who judges answers: FILE.py:FUNCTION, lexicon, reward-model:path=DIR, metric:metric=NAME, url or mix; needed where answers
     are sampled"""
@@ -49,7 +50,8 @@ class Config(TrainingRun):
     model: str = "smollm2"
     """the policy to begin with, which is also the reference: embedded name, local directory or hub id"""
     peft: str | dict[str, Any] = "lora"
-    """what is trained; it must be an adapter, for the reference is the model with the adapter off"""
+    """what is trained; it must be an adapter, for the reference is the model with the adapter off; --peft NAME --help lists
+    its own parameters"""
     steps: int = Field(50, ge=1)
     """rounds of sampling and learning"""
     rollouts: int = Field(32, ge=1)
@@ -90,7 +92,8 @@ class Config(TrainingRun):
     ptx_weight: float = Field(1.0, gt=0, allow_inf_nan=False)
     """weight of a token of these texts beside one of an answer; InstructGPT has 27.8"""
     allow_attackable: bool = False
-    """go on with a scorer that prefers an attack (nothing, repetition, random characters, ...) to real answers"""
+    """go on with a scorer that prefers an attack (nothing, repetition, random characters, ...) to real answers; lexicon
+    does, for it likes words of praise wherever they stand"""
 
     @field_validator("method", mode="before")
     @classmethod

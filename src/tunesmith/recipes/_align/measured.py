@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.core.encode import chat_prompt, token_ids, with_bos
 from tunesmith.core.records import Encoded
@@ -16,7 +16,12 @@ from tunesmith.models.score import Request, score_requests
 from tunesmith.recipes._align.judged import JudgedPrompt, log_probabilities
 from tunesmith.stats.binomial import interval
 
+if TYPE_CHECKING:
+    import torch
+
 _ANSWERS = 32
+# What the order of sums changes in a difference of log-probabilities of a policy that has learned nothing yet, nats.
+_ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -119,14 +124,22 @@ def divergence(
 def fallen(before: Agreement, after: Agreement) -> list[str]:
     """Say where what was preferred has become less likely, which a method that compares does not mind."""
     down = before.chosen_logprob - after.chosen_logprob
-    if down < max(1.0, 0.02 * abs(before.chosen_logprob)):
+    if down < 0.05:
         return []
     other = before.rejected_logprob - after.rejected_logprob
-    also = f", and the others by {other:.1f}" if other > 0 else ""
+    also = f", and the others by {other:.1f}" if other >= 0.05 else ""
+    fact = f"preferred completions became less likely, by {down:.1f} nats{also}"
+    if down < max(1.0, 0.02 * abs(before.chosen_logprob)):
+        return [fact]
     return [
-        f"preferred completions became less likely, by {down:.1f} nats{also}: only the difference is learned, so answers that "
-        "are neither gain; an SFT term holds them (dpo: --method.sft_weight 0.1), as does a larger beta"
+        f"{fact}: only the difference is learned, so answers that are neither gain; an SFT term holds them "
+        "(dpo: --method.sft_weight 0.1), as does a larger beta"
     ]
+
+
+def halves(differences: torch.Tensor) -> float:
+    """Return how many of [N] differences are above 0; those that rounding explains (up to 1e-4 nats) count a half."""
+    return float((differences > _ROUNDING).sum() + 0.5 * (differences.abs() <= _ROUNDING).sum())
 
 
 def _half(difference: float) -> float:

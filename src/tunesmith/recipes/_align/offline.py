@@ -40,7 +40,7 @@ from tunesmith.recipes._align.judged import (
     text_targets,
     with_beside,
 )  # fmt: skip
-from tunesmith.recipes._align.measured import before_and_after, divergence, fallen
+from tunesmith.recipes._align.measured import before_and_after, divergence, fallen, halves
 from tunesmith.recipes._align.others import WithOthers, others_of
 from tunesmith.recipes._align.record import run_of
 from tunesmith.recipes._artefact import save_artefact
@@ -150,8 +150,9 @@ def _method(config: Config) -> str:
 def loss_of(lm: LM, entry: ModuleType, parameters: Any, activation_checkpointing: bool) -> LossOf:
     """Return a method's loss of a batch, summed over targets, and what is watched beside it, summed likewise.
 
-    Of pairs that is log p of both completions and how much more the preferred one gained (0 of a tie), nats; of completions
-    judged by themselves how much they gained where wanted and lost where not, and what others gain anyway.
+    Of pairs that is log p of both completions, how much more the preferred one gained (0 of a tie), nats, and whether it did,
+    which counts a half where neither gained; of completions judged by themselves how much they gained where wanted and lost
+    where not, and what others gain anyway.
     """
     pairs = entry.LEARNS_FROM == "pairs"
 
@@ -172,7 +173,7 @@ def loss_of(lm: LM, entry: ModuleType, parameters: Any, activation_checkpointing
         }
         if entry.HAS_REFERENCE:
             apart = torch.where(it.tie, 0.0, gains[it.first] - gains[it.second])
-            found |= {"accuracy": float((apart > 0).sum()), "margin": float(apart.sum())}
+            found |= {"accuracy": halves(apart), "margin": float(apart.sum())}
         return loss, found
 
     return of_batch
@@ -284,7 +285,7 @@ def learn(config: Config, folder: Path) -> dict[str, Any]:
     """Train the policy on judgements that are there, save its adapter, and report what held-out judgements say of it.
 
     Returns:
-        status, run_dir, artefact, seconds, wall_seconds, peak_memory_gb, prompts, judgements, before, after, kl,
+        status, run_dir, artefact, model, seconds, wall_seconds, peak_memory_gb, prompts, judgements, before, after, kl,
         trained_parameters, steps, tokens, tokens_per_second, final_loss, warnings. The seconds are those of updates and of
         asking the reference.
     """
@@ -307,7 +308,7 @@ def _learned(config: Config, folder: Path, it: ReadyOffline, record: Run, start:
     seconds = fitted.seconds + it.reference_seconds
     before, after = before_and_after(it.lm, it.asked, it.held_out, reference, it.pairs)
     return {
-        "status": "done", "run_dir": str(folder), "artefact": str(artefact), "seconds": seconds,
+        "status": "done", "run_dir": str(folder), "artefact": str(artefact), "model": config.model, "seconds": seconds,
         "wall_seconds": time.monotonic() - start, "peak_memory_gb": peak_gb(), "prompts": len(it.rows),
         "judgements": it.judgements, "before": before and before.as_dict(), "after": after and after.as_dict(),
         "kl": divergence(it.lm, it.asked, reference, config.max_new_tokens, config.seed),

@@ -1,8 +1,9 @@
-"""`report.json` and `report.html` of an alignment by scores."""
+"""`report.json` and `report.html` of an alignment by scores, and of best-of-n."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tunesmith.core.files import write_json, write_manifest, write_text
 from tunesmith.core.registry import ALIGNERS
 from tunesmith.core.runs import read_metrics
 from tunesmith.evaluate.report.alignment import AlignmentReport, write_alignment_html
+from tunesmith.evaluate.report.best import BestReport, write_best_html
 from tunesmith.models.load import LM
 from tunesmith.recipes._align.config import Config
 from tunesmith.recipes._align.health import Rounds
@@ -34,15 +36,33 @@ def rounds_of(folder: Path) -> list[dict[str, float]]:
 
 def write_page(folder: Path, config: Config, lm: LM, rounds: Rounds, report: dict[str, Any]) -> None:
     """Write what a run reports, for machines and for people."""
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    settings = config.model_dump(exclude=_NO_SETTINGS, exclude_defaults=True)
     first, last = (_answers(path) for path in (_files(folder)[0], _files(folder)[-1]))
-    page = AlignmentReport(
-        Path(config.data).name, ALIGNERS.parameters(config.method)[0].__name__.rpartition(".")[2], config.model, report, rounds,
-        first, last, record["command"],
-        {**record["versions"], "model": lm.identity, "seed": str(config.seed), "settings": json.dumps(settings, default=str)},
-    )  # fmt: skip
-    write_text(folder / "report.html", write_alignment_html(page))
+    page = AlignmentReport(*_about(config), report, rounds, first, last, *_made_by(folder, config, lm))
+    _write(folder, write_alignment_html(page), report)
+
+
+def write_best_page(folder: Path, config: Config, lm: LM, report: dict[str, Any], answers: Sequence[dict[str, Any]]) -> None:
+    """Write the same of best-of-n, whose best answers (prompt, answer, score) are shown."""
+    shown = [{**row, "text": row["answer"]} for row in answers]
+    page = BestReport(*_about(config), report, shown, *_made_by(folder, config, lm))
+    _write(folder, write_best_html(page), report)
+
+
+def _about(config: Config) -> tuple[str, str, str]:
+    """Data, method and model, for people."""
+    method = ALIGNERS.parameters(config.method)[0].__name__.rpartition(".")[2].replace("_", "-")
+    return Path(config.data).name, method, config.model
+
+
+def _made_by(folder: Path, config: Config, lm: LM) -> tuple[str, dict[str, str]]:
+    """The command, and what is known of what it ran on."""
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    settings = json.dumps(config.model_dump(exclude=_NO_SETTINGS, exclude_defaults=True), default=str)
+    return record["command"], {**record["versions"], "model": lm.identity, "seed": str(config.seed), "settings": settings}
+
+
+def _write(folder: Path, html: str, report: dict[str, Any]) -> None:
+    write_text(folder / "report.html", html)
     write_json(folder / "report.json", report)
     write_manifest(folder)
 

@@ -17,8 +17,11 @@ from tunesmith.recipes.plans._shown import render
 
 __all__ = ["Config", "render", "run"]
 
-POSITIONAL = "data"
-EXAMPLES = ("tunesmith plan align movies --scorer lexicon --prompt_tokens 8", "tunesmith plan align pairs.jsonl --method dpo")
+POSITIONAL, ENTRIES = "data", align.ENTRIES
+EXAMPLES = (
+    "tunesmith plan align pairs.jsonl --method dpo",
+    "tunesmith plan align prompts.jsonl --method rloo --scorer scorer.py:score",
+)
 
 
 class Config(align.Config):
