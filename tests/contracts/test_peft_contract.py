@@ -22,7 +22,7 @@ from tunesmith.models.generate import Sampling, complete
 from tunesmith.models.load import LM, load
 from tunesmith.models.score import Request, score_requests
 from tunesmith.peft import _files
-from tunesmith.recipes._encoder import class_logits, class_loss, in_order
+from tunesmith.recipes._tune.encoder import class_logits, class_loss, in_order
 from tunesmith.train.update import Updater
 
 IDS = torch.tensor([[10, 20, 30, 40, 50, 60, 7, 8]])

@@ -10,7 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from tunesmith.core.registry import BASELINES, ROUTES
 from tunesmith.data.task import Task, load_task
-from tunesmith.recipes._workload import Sizes
+from tunesmith.recipes._ladder.workload import Sizes
 
 SIZES = Sizes(100, 50.0, 1000.0, 10, 5, weights=1_000_000, bytes_per_weight=2, micro_batch=256, width=640)
 MORE = Sizes(200, 60.0, 2000.0, 10, 5, weights=1_000_000, bytes_per_weight=2, micro_batch=256, width=640)

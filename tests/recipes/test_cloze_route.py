@@ -10,7 +10,7 @@ from tickets import climb_here, write_task
 
 from tunesmith.core.registry import ROUTES
 from tunesmith.data.task import load_task
-from tunesmith.recipes._climb import by_draw
+from tunesmith.recipes._ladder.climb import by_draw
 
 PATTERNS = ["{text} Es {answer}.", "Tipo {answer}: {text}"]
 

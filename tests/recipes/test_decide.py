@@ -14,7 +14,7 @@ from tunesmith.core.records import Example
 from tunesmith.evaluate.decision import NEVER, Decider, question_of
 from tunesmith.models.encoder import load_encoder
 from tunesmith.recipes import decide, tune
-from tunesmith.recipes._deciding import open_artefact, reopen
+from tunesmith.recipes._decide.opening import open_artefact, reopen
 
 TOY = ["--model", "toy-llama", "--threads", "1"]
 

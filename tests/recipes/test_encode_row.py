@@ -9,7 +9,7 @@ import pytest
 from tunesmith.core.errors import UserError
 from tunesmith.data import formats
 from tunesmith.models import toy
-from tunesmith.recipes._rows import encode_row
+from tunesmith.recipes._tune.rows import encode_row
 
 TOKENIZER = toy.byte_tokenizer()
 PLAIN = toy.byte_tokenizer()

@@ -15,7 +15,7 @@ from tickets import climb_here, write_task
 from tunesmith.core.encode import token_ids
 from tunesmith.evaluate.results import Prediction, RouteResult
 from tunesmith.models.toy import byte_tokenizer
-from tunesmith.recipes import _pet_steps
+from tunesmith.recipes._routes import pet_steps
 
 CLASSIFIER = "classifier:encoder=toy-bert,learning_rate=0.003,labelled=30"
 PET = {
@@ -110,7 +110,7 @@ def test_pet_learns_goes_on_where_it_stopped_and_loses_nothing(tmp_path: Path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_pet_steps, "fit_encoder", stop)
+        patch.setattr(pet_steps, "fit_encoder", stop)
         with pytest.raises(KeyboardInterrupt):
             climb(task, tmp_path / "run", PET)
     votes = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("vote.json")}

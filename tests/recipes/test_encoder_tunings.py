@@ -13,7 +13,7 @@ from tunesmith.data.sources import _bigbench
 from tunesmith.data.task import load_task
 from tunesmith.recipes import eval as evaluation
 from tunesmith.recipes import tune
-from tunesmith.recipes._ready import ready
+from tunesmith.recipes._tune.ready import ready
 
 WHO, WHERE = ("Ana", "Bob", "Eve"), ("Rome", "Oslo")
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from tunesmith import cli
-from tunesmith.recipes import _ready
-from tunesmith.recipes._tune_config import Config
+from tunesmith.recipes._tune import ready
+from tunesmith.recipes._tune.config import Config
 
 TOY = ["--objective", "gpt-classification", "--model", "toy-llama", "--threads", "1", "--dtype", "fp32", "--batch_size", "8"]
 FULL = ["--peft", "full", "--learning_rate", "3e-3", "--evaluations", "1"]
@@ -83,7 +83,7 @@ def loss(*words: str, **settings: Any) -> float:
     """The loss of all rows in one batch before any training, dropout off."""
     from tunesmith.data.collate import collate
 
-    it = _ready.ready(
+    it = ready.ready(
         Config(data=task(), objective={"name": "gpt-classification", **settings}, model="toy-llama", dtype="fp32", threads=1)
     )
     it.lm.model.eval()
@@ -99,7 +99,7 @@ def test_lambda_weighs_the_texts_own_loss() -> None:
 
 
 def test_an_adapter_trains_the_new_tokens_and_the_classifier_beside_it(capsys: pytest.CaptureFixture[str]) -> None:
-    it = _ready.ready(Config(data=task(), objective="gpt-classification", model="toy-llama", dtype="fp32", threads=1))
+    it = ready.ready(Config(data=task(), objective="gpt-classification", model="toy-llama", dtype="fp32", threads=1))
     others = {name: p.shape for name, p in it.training.parameters.items() if "lora" not in name}
     assert others == {"score.weight": (2, 64), "model.embed_tokens.new.weight": (3, 64)}
     code, report = run(capsys, task(), *TOY, "--max_steps", "3", "--test_rows", "0", "--run_dir", "run")
@@ -111,13 +111,13 @@ def test_a_saved_classifier_is_taken_up_again(capsys: pytest.CaptureFixture[str]
     code, report = run(capsys, task(), *TOY, *FULL, "--max_steps", "3", "--test_rows", "0", "--run_dir", "run")
     assert code == 0, report
     config = Config(data=task(), objective="gpt-classification", model="run/model", peft="full", dtype="fp32", threads=1)
-    again = _ready.ready(config).lm.model.score.weight
+    again = ready.ready(config).lm.model.score.weight
     saved = load_file("run/model/model.safetensors")["score.weight"]
     assert torch.equal(again, saved)
     # The control: a classifier of other labels is none of this task's.
     other = Path(task(name="other"))
     other.write_text(other.read_text(encoding="utf-8").replace("[a, b]", "{b: b, a: a}"), encoding="utf-8")
-    assert not torch.equal(_ready.ready(config.model_copy(update={"data": "other.yaml"})).lm.model.score.weight, saved)
+    assert not torch.equal(ready.ready(config.model_copy(update={"data": "other.yaml"})).lm.model.score.weight, saved)
 
 
 def free_text() -> str:
@@ -151,7 +151,7 @@ def test_an_adapter_is_trained_further_with_its_classifier_and_tokens(capsys: py
     config = Config(
         data=task(), objective="gpt-classification", adapter="run/adapter", model="toy-llama", dtype="fp32", threads=1
     )
-    again = _ready.ready(config).training.parameters
+    again = ready.ready(config).training.parameters
     for name in ("score.weight", "model.embed_tokens.new.weight"):
         assert torch.equal(again[name], saved[f"base_model.model.{name}"])
     # On a model without a classifier it is an error and never a silent no-op.

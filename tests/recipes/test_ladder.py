@@ -21,9 +21,9 @@ from tunesmith.core.errors import TunesmithError, UserError, WorkFailed
 from tunesmith.core.files import verify_manifest
 from tunesmith.recipes import ladder
 from tunesmith.recipes._child import alone, run_child
-from tunesmith.recipes._climb import Assignment
-from tunesmith.recipes._ladder_config import LadderConfig
-from tunesmith.recipes._report import command_of
+from tunesmith.recipes._ladder.climb import Assignment
+from tunesmith.recipes._ladder.config import LadderConfig
+from tunesmith.recipes._ladder.report import command_of
 
 FLAGS = shlex.join(word for key, value in SMALL.items() for word in (f"--{key}", str(value))).split()
 ROUTES = ["--routes", "zero-shot,few-shot,calibrated,lora", "--ranks", "2", "--baselines", "majority,tfidf,vader,human"]

@@ -16,11 +16,11 @@ from tunesmith.core.registry import ROUTES
 from tunesmith.data.collate import collate
 from tunesmith.data.task import Task, load_task
 from tunesmith.models.encoder import load_encoder
-from tunesmith.recipes._encoder import Cost
-from tunesmith.recipes._pet import Labelled, PatternModel, Vote, _open, ensemble, rows_to_learn, teachers
-from tunesmith.recipes._pet_config import Parameters
-from tunesmith.recipes._pet_steps import _told
-from tunesmith.recipes._repeats import Repeat
+from tunesmith.recipes._routes.pet import Labelled, PatternModel, Vote, _open, ensemble, rows_to_learn, teachers
+from tunesmith.recipes._routes.pet_config import Parameters
+from tunesmith.recipes._routes.pet_steps import _told
+from tunesmith.recipes._routes.repeats import Repeat
+from tunesmith.recipes._tune.encoder import Cost
 
 WORDS = "{refund: [A, Z], refund request: [B], delivery delay: [C]}"
 

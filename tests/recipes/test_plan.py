@@ -11,9 +11,9 @@ from tickets import write_rows, write_task
 from tunesmith.core.errors import UserError
 from tunesmith.data.task import load_task
 from tunesmith.recipes import plan
-from tunesmith.recipes._estimates import Estimates, sizes_of
-from tunesmith.recipes._ladder_config import LadderConfig
-from tunesmith.recipes._workload import Sizes, Workload, memory_of, seconds_of, training, weights_of
+from tunesmith.recipes._ladder.config import LadderConfig
+from tunesmith.recipes._ladder.estimates import Estimates, sizes_of
+from tunesmith.recipes._ladder.workload import Sizes, Workload, memory_of, seconds_of, training, weights_of
 
 
 @pytest.fixture(scope="module")

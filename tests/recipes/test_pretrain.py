@@ -21,9 +21,9 @@ from tunesmith.data.task import load_task
 from tunesmith.models import toy
 from tunesmith.models.encoder import load_encoder
 from tunesmith.objectives import masked_lm
-from tunesmith.recipes import _pretraining
-from tunesmith.recipes._pretrain_config import Config
-from tunesmith.recipes._pretrain_rows import read_corpus
+from tunesmith.recipes._pretrain import ready as pretraining
+from tunesmith.recipes._pretrain.config import Config
+from tunesmith.recipes._pretrain.rows import read_corpus
 
 TOY = ["--model", "toy-bert", "--threads", "1", "--batch_size", "4", "--max_length", "48", "--held_out", "6", "--dtype", "fp32"]
 SENTENCES = ["the cat sat on the mat", "a dog ran in the park", "it rained all day long", "we ate bread and soup"]
@@ -138,7 +138,7 @@ def test_the_loss_that_is_reported_is_that_of_the_saved_model(capsys: pytest.Cap
     texts()
     code, report, err = run(capsys, "notes.txt", *TOY, "--max_steps", "4", "--run_dir", "run")
     assert code == 0, err
-    ready = _pretraining.ready(Config(data="notes.txt", model="run/model", max_length=48, held_out=6, dtype="fp32", threads=1))
+    ready = pretraining.ready(Config(data="notes.txt", model="run/model", max_length=48, held_out=6, dtype="fp32", threads=1))
     total, count = 0.0, 0
     for row in ready.held_out["notes.txt"]:
         with torch.no_grad():
@@ -294,7 +294,7 @@ def test_general_text_is_replayed_and_other_text_only_measured(
     assert report["steps"] == 72 // 4
     found = {name: (s["in_domain"], s["documents"], s["held_out"]) for name, s in report["sources"].items()}
     assert found == {"notes.txt": (True, 54, 6), "general.txt": (False, 27, 3), "other.txt": (False, 0, 3)}
-    ready = _pretraining.ready(
+    ready = pretraining.ready(
         Config(
             data="notes.txt", model=model, objective=objective, max_length=48, held_out=6, dtype="fp32", threads=1,
             replay=0.25, replay_from="general.txt",
@@ -310,7 +310,7 @@ def test_documents_of_a_batch_do_not_see_each_other(objective: str, model: str) 
 
     texts()
     config = Config(data="notes.txt", model=model, objective=objective, max_length=48, held_out=6, dtype="fp32", threads=1)
-    ready = _pretraining.ready(config)
+    ready = pretraining.ready(config)
     ready.lm.model.eval()
     rows = [ready.training.data[i] for i in range(3)]
     with torch.no_grad():

@@ -24,10 +24,10 @@ from tunesmith.models.load import load
 from tunesmith.models.score import score
 from tunesmith.models.toy import byte_tokenizer
 from tunesmith.recipes import ladder, prompt
-from tunesmith.recipes._climb import Workshop
-from tunesmith.recipes._ladder_config import LadderConfig
-from tunesmith.recipes._orchestrate import assignment_of
-from tunesmith.recipes._prompting import in_blocks
+from tunesmith.recipes._ladder.climb import Workshop
+from tunesmith.recipes._ladder.config import LadderConfig
+from tunesmith.recipes._ladder.orchestrate import assignment_of
+from tunesmith.recipes._routes.prompting import in_blocks
 
 TOY: dict[str, Any] = {"model": "toy-llama", "threads": 1}
 TEMPLATES = """name: tickets

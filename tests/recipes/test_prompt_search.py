@@ -15,8 +15,8 @@ from served import Served, served
 from tunesmith.core.records import Example
 from tunesmith.data.task import load_task
 from tunesmith.evaluate.answer import Answers, Asker
-from tunesmith.recipes._prompt_bench import clean_instruction
-from tunesmith.recipes._prompt_search import Candidate, Row, Search, pareto_weights
+from tunesmith.recipes._routes.prompt_bench import clean_instruction
+from tunesmith.recipes._routes.prompt_search import Candidate, Row, Search, pareto_weights
 
 SMALL = "optimised-prompt:scored_rows=90,rounds=2,candidates=4,held_out=16"
 

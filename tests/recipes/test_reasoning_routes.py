@@ -17,7 +17,7 @@ from tunesmith.data.prompts import Prompts
 from tunesmith.data.reasoning import STEP_BY_STEP, ReasoningPrompts
 from tunesmith.data.task import load_task
 from tunesmith.models.toy import byte_tokenizer
-from tunesmith.recipes._ladder_config import LadderConfig
+from tunesmith.recipes._ladder.config import LadderConfig
 from tunesmith.recipes.ladder import prepare, route_specs
 
 

@@ -13,9 +13,9 @@ from tunesmith import cli
 from tunesmith.core.errors import UserError
 from tunesmith.models.load import load
 from tunesmith.peft import full, lora
-from tunesmith.recipes._remedies import anchor_of, pool_of, with_fisher, with_replay
-from tunesmith.recipes._remedies_config import Remedies
-from tunesmith.recipes._wise_ft import Point, check_mixable, choose, mix_weights
+from tunesmith.recipes._tune.remedies import anchor_of, pool_of, with_fisher, with_replay
+from tunesmith.recipes._tune.remedies_config import Remedies
+from tunesmith.recipes._tune.wise_ft import Point, check_mixable, choose, mix_weights
 from tunesmith.train.fit import Validation
 
 PLAIN = [

@@ -10,7 +10,7 @@ import torch
 
 from tunesmith import cli
 from tunesmith.data.task import load_task
-from tunesmith.recipes._rounds import Row, transfer
+from tunesmith.recipes._rounds.matrix import Row, transfer
 
 TOY = [
     "--model",

@@ -15,7 +15,7 @@ from tunesmith.core.records import Example
 from tunesmith.core.registry import BASELINES, ROUTES
 from tunesmith.data.task import load_task
 from tunesmith.models.toy import byte_tokenizer
-from tunesmith.recipes._climb import by_draw
+from tunesmith.recipes._ladder.climb import by_draw
 
 
 @pytest.fixture(scope="module")

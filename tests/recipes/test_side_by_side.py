@@ -17,9 +17,9 @@ from tunesmith.core.config import validate
 from tunesmith.core.errors import UserError
 from tunesmith.evaluate.results import load
 from tunesmith.recipes import ladder
-from tunesmith.recipes._ladder_config import LadderConfig
-from tunesmith.recipes._orchestrate import assignment_of, folder_of
-from tunesmith.recipes._side_by_side import climb_side_by_side
+from tunesmith.recipes._ladder.config import LadderConfig
+from tunesmith.recipes._ladder.orchestrate import assignment_of, folder_of
+from tunesmith.recipes._ladder.side_by_side import climb_side_by_side
 from tunesmith.train.engines import ray as engine
 
 

@@ -15,7 +15,7 @@ from tunesmith.core.files import sha256
 from tunesmith.core.registry import ROUTES
 from tunesmith.evaluate.results import Prediction
 from tunesmith.recipes import _models
-from tunesmith.recipes._vote import vote
+from tunesmith.recipes._routes.vote import vote
 
 METHODS = {
     "prompt-tuning": (["--peft.tokens", "6"], 6 * 64, 6 * 64),

@@ -15,9 +15,10 @@ from tunesmith.core.errors import UserError
 from tunesmith.core.files import verify_manifest, write_json
 from tunesmith.core.runs import Run
 from tunesmith.evaluate.report.sweep import SweepReport, write_sweep_html
-from tunesmith.recipes import _sweep, tune
-from tunesmith.recipes._sweep_report import Combination, choose, write_sweep
-from tunesmith.recipes._tune_config import Config
+from tunesmith.recipes import tune
+from tunesmith.recipes._tune import sweep
+from tunesmith.recipes._tune.config import Config
+from tunesmith.recipes._tune.sweep_report import Combination, choose, write_sweep
 from tunesmith.stats.compare import compare
 
 SMALL = {"model": "toy-llama", "threads": 1, "max_steps": 2, "test_rows": 12, "validation_rows": 0}
@@ -35,7 +36,7 @@ def config(*sweep: str, **settings: Any) -> Config:
     return validate(Config, {"data": "tickets.yaml", "sweep": list(sweep), **SMALL, **settings}, "tune")
 
 
-def train_here(one: _sweep.Planned) -> None:
+def train_here(one: sweep.Planned) -> None:
     """Do what a process of its own would do."""
     for settings in one.runs:
         folder = Path(settings.run_dir or "")
@@ -46,7 +47,7 @@ def train_here(one: _sweep.Planned) -> None:
 def test_a_command_line_names_the_combinations() -> None:
     words = ["movies", "--sweep", "peft.rank=1,2,4", "peft.targets=attention,all", "--seeds", "2", "--seed", "5"]
     told = cli._configure("tune", tune, words)
-    planned = _sweep.plan(told, Path("s"))
+    planned = sweep.plan(told, Path("s"))
     assert [p.name for p in planned[:3]] == ["rank=1 targets=attention", "rank=1 targets=all", "rank=2 targets=attention"]
     assert len(planned) == 6
     assert [(r.seed, r.run_dir) for r in planned[5].runs] == [
@@ -56,15 +57,15 @@ def test_a_command_line_names_the_combinations() -> None:
     assert planned[5].runs[0].sweep == []
     file = validate(Config, {"data": "movies", "sweep": {"peft.rank": [1, 2], "learning_rate": 1e-4}}, "tune")
     assert file.sweep == ["peft.rank=1,2", "learning_rate=0.0001"]
-    assert [p.runs[0].learning_rate for p in _sweep.plan(file, Path("s"))] == [1e-4, 1e-4]
+    assert [p.runs[0].learning_rate for p in sweep.plan(file, Path("s"))] == [1e-4, 1e-4]
 
 
 def test_a_sweep_from_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     # Rank 1 and 2 are trained before, as if an earlier command had been stopped; the third is left to the sweep, and fails.
     asked = ["peft.targets=[q_proj],[nowhere]", "peft.rank=1,2"]
     told, place = config(*asked, seeds=2), Path("runs/sweep-tickets")
-    Run(place, told.model_dump(exclude=_sweep._FREE), {"command": "tunesmith tune"})
-    planned = _sweep.plan(told, place)
+    Run(place, told.model_dump(exclude=sweep._FREE), {"command": "tunesmith tune"})
+    planned = sweep.plan(told, place)
     for one in planned[:2]:
         train_here(one)
     before = {p: p.stat().st_mtime_ns for p in Path("runs").rglob("adapter_model.safetensors")}
@@ -77,7 +78,7 @@ def test_a_sweep_from_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     assert "LoRA targets ['nowhere'] match no layer" in report["failed"]["targets=nowhere rank=1"]
     assert {p: p.stat().st_mtime_ns for p in before} == before
     # More values are added to the same sweep, and what is finished is not trained again.
-    report = _sweep.run_sweep(config("peft.targets=[q_proj]", "peft.rank=1,2", seeds=2))
+    report = sweep.run_sweep(config("peft.targets=[q_proj]", "peft.rank=1,2", seeds=2))
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert [(c["name"], c["trained_parameters"]) for c in report["combinations"]] == [
         ("targets=q_proj rank=1", 256), ("targets=q_proj rank=2", 512),
@@ -89,7 +90,7 @@ def test_a_sweep_from_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     page = (folder / "report.html").read_text()
     assert report["recommended"] in page
     assert not re.search(r"<script|https?://(?!www\.w3\.org)", page)
-    returns = (_sweep.run_sweep.__doc__ or "").partition("Returns:")[2].partition("Raises:")[0]
+    returns = (sweep.run_sweep.__doc__ or "").partition("Returns:")[2].partition("Raises:")[0]
     plain = re.sub(r"\([^)]*\)|;.*", "", returns, flags=re.DOTALL).replace(" and ", ", ")
     assert {w.strip() for w in re.sub(r"\s+", " ", plain).split(",")} - {""} == set(report)
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from tunesmith import cli
 from tunesmith.core.runs import read_metrics
 from tunesmith.objectives import causal_lm
-from tunesmith.recipes import _text_to_text
-from tunesmith.recipes._text_to_text import TextTask, rounded
-from tunesmith.recipes._text_to_text_config import Parameters
-from tunesmith.recipes._tune_config import Config
+from tunesmith.recipes._tune import text_to_text
+from tunesmith.recipes._tune.config import Config
+from tunesmith.recipes._tune.text_to_text import TextTask, rounded
+from tunesmith.recipes._tune.text_to_text_config import Parameters
 
 TOY = ["--objective", "text-to-text", "--threads", "1", "--batch_size", "8", "--learning_rate", "3e-3", "--evaluations", "1"]
 
@@ -115,7 +115,7 @@ def test_stopped_and_resumed_is_straight(capsys: pytest.CaptureFixture[str], mon
         return real(logits, targets)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_text_to_text, "teacher_forced", lambda lm, objective: TEACHER(lm, stopping))
+        patch.setattr(text_to_text, "teacher_forced", lambda lm, objective: TEACHER(lm, stopping))
         code, stopped = run(capsys, *words, "--run_dir", "resumed")
     assert (code, stopped["status"]) == (143, "stopped")
     assert run(capsys, *words, "--run_dir", "resumed")[0] == 0
@@ -127,7 +127,7 @@ def test_stopped_and_resumed_is_straight(capsys: pytest.CaptureFixture[str], mon
     assert other["final_loss"] != straight["final_loss"], "negative control: another seed mixes otherwise"
 
 
-TEACHER = _text_to_text.teacher_forced
+TEACHER = text_to_text.teacher_forced
 
 BAD: dict[str, tuple[Any, list[str], str]] = {
     "weights": (task, ["--objective.mixing", "{lettres: 1}"], "unknown task in the mixture 'lettres'"),
@@ -152,9 +152,9 @@ def test_bad_input_is_one_clear_line(name: str, capsys: pytest.CaptureFixture[st
 def test_a_label_that_the_tokenizer_cannot_write_is_refused(t5: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     name = task()
     # A vocabulary without the letter j, as T5's own lacks line ends and braces.
-    real = _text_to_text.token_ids
+    real = text_to_text.token_ids
     lost = t5.tokenizer("j", add_special_tokens=False).input_ids[0]
-    monkeypatch.setattr(_text_to_text, "token_ids", lambda tokenizer, text: tuple(i for i in real(tokenizer, text) if i != lost))
+    monkeypatch.setattr(text_to_text, "token_ids", lambda tokenizer, text: tuple(i for i in real(tokenizer, text) if i != lost))
     with pytest.raises(Exception, match="'ja', the word for 'ja', is 'a' once this tokenizer has read it"):
         text_task(t5, name)
 

@@ -13,7 +13,7 @@ from tunesmith.core.files import sha256, verify_manifest
 from tunesmith.evaluate.loss import mean_loss
 from tunesmith.peft import _files, lora
 from tunesmith.recipes import _models, tune
-from tunesmith.recipes._rows import read_rows
+from tunesmith.recipes._tune.rows import read_rows
 from tunesmith.train import checkpoint
 
 Row = dict[str, Any]

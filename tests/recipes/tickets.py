@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.evaluate.results import Prediction, RouteResult, load
-from tunesmith.recipes import _climb
-from tunesmith.recipes._ladder_config import LadderConfig
-from tunesmith.recipes._orchestrate import assignment_of, folder_of
+from tunesmith.recipes._ladder import climb
+from tunesmith.recipes._ladder.config import LadderConfig
+from tunesmith.recipes._ladder.orchestrate import assignment_of, folder_of
 from tunesmith.recipes.ladder import route_specs
 
 SAID = {
@@ -63,7 +63,7 @@ def climb_here(
     path.write_text(json.dumps(assignment), encoding="utf-8")
     hook = sys.excepthook
     try:
-        code = _climb.main(str(path))
+        code = climb.main(str(path))
     finally:
         sys.excepthook = hook
         path.unlink()

@@ -122,7 +122,7 @@ if __name__ == "__main__":
     import tunesmith.recipes._adapt
     import tunesmith.recipes._align.ready
     import tunesmith.recipes._artefact
-    import tunesmith.recipes._rows
+    import tunesmith.recipes._tune.rows
     import tunesmith.recipes.tune  # noqa: F401
 
     torch.set_num_threads(1)  # a pool of threads would not survive the fork

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from tunesmith.core.errors import Interrupted, UserError, WorkFailed
 from tunesmith.core.files import write_json
-from tunesmith.recipes._climb import Assignment, failure_file
+from tunesmith.recipes._ladder.climb import Assignment, failure_file
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def run_child(assignment: Assignment, meanwhile: Callable[[], None] = lambda: No
     failure_file(folder).unlink(missing_ok=True)
     write_json(path, asdict(assignment))
     try:
-        code = run_process(["tunesmith.recipes._climb", str(path)], meanwhile)
+        code = run_process(["tunesmith.recipes._ladder.climb", str(path)], meanwhile)
     except Interrupted:
         failure_file(folder).unlink(missing_ok=True)
         raise

@@ -18,9 +18,9 @@ from tunesmith.data import check as x_ray
 from tunesmith.data import check_text, formats, preferences
 from tunesmith.data._templates import is_jinja, lint, rendered_rows, unused_fields
 from tunesmith.data.task import Task, answer_field, embedded_tasks, load_task, names_task
-from tunesmith.recipes._estimates import check_model
 from tunesmith.recipes._judgements import JudgementCheck, lines, longest_text, verdicts
 from tunesmith.recipes._judgements import check as judgement_check
+from tunesmith.recipes._ladder.estimates import check_model
 from tunesmith.recipes._samples import sample
 
 POSITIONAL = ("action", "what")
@@ -171,7 +171,7 @@ def _judged_text(name: str, checked: JudgementCheck) -> str:
 def _encoder(path: Path, convention: str, tokenizer: Any) -> Callable[[Example], Encoded | None]:
     """Return what makes a training row of an example; None for one that cannot be trained on as it is."""
     from tunesmith.data.prompts import Prompts
-    from tunesmith.recipes._rows import encode_row
+    from tunesmith.recipes._tune.rows import encode_row
 
     make: Callable[[Example], Encoded]
     if convention == "text_label":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.core.errors import UserError
-from tunesmith.recipes._decide_config import Config
+from tunesmith.recipes._decide.config import Config
 
 if TYPE_CHECKING:
     from tunesmith.data.task import Task
@@ -57,8 +57,8 @@ def _calibrate(config: Config) -> dict[str, Any]:
     from tunesmith.core.runs import Run
     from tunesmith.data.task import load_task, require_permission
     from tunesmith.evaluate.decision import check_rows, question_of
-    from tunesmith.recipes._decide_report import TestRows, target_facts
-    from tunesmith.recipes._deciding import open_artefact, save_decision
+    from tunesmith.recipes._decide.opening import open_artefact, save_decision
+    from tunesmith.recipes._decide.report import TestRows, target_facts
 
     require_permission(config.what, config.allow_canary)
     task = load_task(config.what, skip_bad_rows=config.skip_bad_rows)
@@ -135,7 +135,7 @@ def _warnings(task: Task, rows: int, config: Config) -> list[str]:
 
 def _ask(config: Config) -> dict[str, Any]:
     from tunesmith.evaluate.decision import FILE
-    from tunesmith.recipes._deciding import ask, ask_foreign
+    from tunesmith.recipes._decide.opening import ask, ask_foreign
 
     if other := sorted(config.model_fields_set - _ASKING):
         raise UserError(f"--{other[0]} is for calibrating on a task, and '{config.what}' is a directory", "Leave it out.")

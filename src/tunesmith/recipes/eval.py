@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tunesmith.recipes._eval_config import Config
+from tunesmith.recipes._eval.config import Config
 
 POSITIONAL = "task"
 EXAMPLES = (
@@ -32,7 +32,7 @@ def run(config: Config) -> dict[str, Any]:
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when lm-eval's progress bars are imported; we show progress ourselves
     from tunesmith.core.memory import limit_cache, peak_gb
     from tunesmith.core.runs import Run
-    from tunesmith.recipes._evaluating import open_model, own_task, with_lm_eval
+    from tunesmith.recipes._eval.evaluating import open_model, own_task, with_lm_eval
     from tunesmith.recipes._models import quiet_libraries, use_threads
 
     start = time.monotonic()

@@ -20,12 +20,12 @@ from tunesmith.evaluate.results import check_comparable
 from tunesmith.metrics import judges_answers
 from tunesmith.models.remote import is_url
 from tunesmith.recipes._child import alone
-from tunesmith.recipes._climb import items_hash
-from tunesmith.recipes._estimates import check_model
-from tunesmith.recipes._ladder_config import LadderConfig as Config
-from tunesmith.recipes._ladder_config import flat
-from tunesmith.recipes._orchestrate import climb_all
-from tunesmith.recipes._report import command_of, ladder_report, write_report
+from tunesmith.recipes._ladder.climb import items_hash
+from tunesmith.recipes._ladder.config import LadderConfig as Config
+from tunesmith.recipes._ladder.config import flat
+from tunesmith.recipes._ladder.estimates import check_model
+from tunesmith.recipes._ladder.orchestrate import climb_all
+from tunesmith.recipes._ladder.report import command_of, ladder_report, write_report
 
 POSITIONAL = "task"
 EXAMPLES = (

@@ -8,7 +8,7 @@ from typing import Any
 from tunesmith.core.progress import duration
 from tunesmith.core.registry import PLANS
 from tunesmith.recipes import ladder
-from tunesmith.recipes._estimates import plan
+from tunesmith.recipes._ladder.estimates import plan
 
 POSITIONAL = "task"
 # `plan tune ...` speaks of a training, and so on; `plan ladder ...`, or plain `plan ...`, of a ladder.

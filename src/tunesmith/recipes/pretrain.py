@@ -15,11 +15,11 @@ from tunesmith.core.memory import peak_gb
 from tunesmith.core.progress import say
 from tunesmith.core.runs import Run
 from tunesmith.recipes._command import command_of
-from tunesmith.recipes._pretrain_config import Config
+from tunesmith.recipes._pretrain.config import Config
 from tunesmith.train.parameters import HARMLESS
 
 if TYPE_CHECKING:
-    from tunesmith.recipes._pretraining import Ready
+    from tunesmith.recipes._pretrain.ready import Ready
 
 POSITIONAL = "data"
 EXAMPLES = (
@@ -47,8 +47,8 @@ def run(config: Config) -> dict[str, Any]:
     from tunesmith.recipes._adapt import train
     from tunesmith.recipes._artefact import save_artefact
     from tunesmith.recipes._memory import require_memory
-    from tunesmith.recipes._pretraining import ready
-    from tunesmith.recipes._tune_page import TunePage
+    from tunesmith.recipes._pretrain.ready import ready
+    from tunesmith.recipes._tune.page import TunePage
     from tunesmith.train.fit import Validation
 
     start = time.monotonic()

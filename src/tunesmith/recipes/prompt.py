@@ -15,10 +15,10 @@ from tunesmith.core.memory import limit_cache
 from tunesmith.core.progress import say
 from tunesmith.core.registry import ROUTES
 from tunesmith.core.runs import Run
-from tunesmith.recipes._ladder_config import ClimbConfig, LadderConfig
+from tunesmith.recipes._ladder.config import ClimbConfig, LadderConfig
 
 if TYPE_CHECKING:
-    from tunesmith.recipes._orchestrate import Climb
+    from tunesmith.recipes._ladder.orchestrate import Climb
 
 POSITIONAL = "task"
 EXAMPLES = (
@@ -49,9 +49,9 @@ def run(config: Config) -> dict[str, Any]:
             directory with other settings.
     """
     from tunesmith.recipes._child import alone
-    from tunesmith.recipes._climb import folder_name
-    from tunesmith.recipes._orchestrate import read
-    from tunesmith.recipes._report import command_of
+    from tunesmith.recipes._ladder.climb import folder_name
+    from tunesmith.recipes._ladder.orchestrate import read
+    from tunesmith.recipes._ladder.report import command_of
     from tunesmith.recipes.ladder import inputs_of, prepare, slug
 
     start = time.monotonic()
@@ -104,9 +104,9 @@ def only_route(routes: dict[str, dict[str, Any]], task: Any) -> tuple[tuple[str,
 
 
 def _climb(ladder: LadderConfig, folder: Path, spec: dict[str, Any]) -> None:
-    from tunesmith.recipes._climb import Workshop, climb_route
+    from tunesmith.recipes._ladder.climb import Workshop, climb_route
+    from tunesmith.recipes._ladder.orchestrate import assignment_of
     from tunesmith.recipes._models import quiet_libraries, use_threads
-    from tunesmith.recipes._orchestrate import assignment_of
 
     quiet_libraries()
     use_threads(ladder.threads)
@@ -119,8 +119,8 @@ def _report(ladder: LadderConfig, folder: Path, climb: Climb, command: str, wall
     from tunesmith.data.task import load_task
     from tunesmith.evaluate.report.page import write_html
     from tunesmith.evaluate.report.record import to_json
-    from tunesmith.recipes._orchestrate import Climbed
-    from tunesmith.recipes._report import ladder_report
+    from tunesmith.recipes._ladder.orchestrate import Climbed
+    from tunesmith.recipes._ladder.report import ladder_report
 
     result, predictions = climb
     task = load_task(ladder.task, skip_bad_rows=ladder.skip_bad_rows)

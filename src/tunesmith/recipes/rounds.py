@@ -18,7 +18,7 @@ from tunesmith.core.progress import say
 from tunesmith.core.runs import Run, versions
 from tunesmith.data.task import Task, load_task
 from tunesmith.recipes._command import command_of
-from tunesmith.recipes._rounds_config import EARLIER, Config
+from tunesmith.recipes._rounds.config import EARLIER, Config
 from tunesmith.train.parameters import HARMLESS
 
 POSITIONAL = "data"
@@ -43,7 +43,7 @@ def run(config: Config) -> dict[str, Any]:
     from tunesmith.core.memory import peak_gb
     from tunesmith.evaluate.report.rounds import write_rounds_html
     from tunesmith.recipes._models import quiet_libraries, use_threads
-    from tunesmith.recipes._rounds import guarded_before, measured, transfer
+    from tunesmith.recipes._rounds.matrix import guarded_before, measured, transfer
 
     start = time.monotonic()
     quiet_libraries()

@@ -17,14 +17,14 @@ from tunesmith.core.progress import say
 from tunesmith.core.registry import ENGINES
 from tunesmith.core.runs import Run
 from tunesmith.recipes._command import command_of
-from tunesmith.recipes._tune_config import Config
+from tunesmith.recipes._tune.config import Config
 from tunesmith.train.parameters import HARMLESS
 
 if TYPE_CHECKING:
     from tunesmith.models.load import LM
-    from tunesmith.recipes._ready import Ready
-    from tunesmith.recipes._rows import Rows
-    from tunesmith.recipes._tune_page import TunePage
+    from tunesmith.recipes._tune.page import TunePage
+    from tunesmith.recipes._tune.ready import Ready
+    from tunesmith.recipes._tune.rows import Rows
     from tunesmith.train.training import Training
 
 POSITIONAL = "data"
@@ -38,7 +38,7 @@ EXAMPLES = (
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train, save the adapter or model, and report; a sweep reports what `recipes._sweep` says.
+    """Train, save the adapter or model, and report; a sweep reports what `recipes._tune.sweep` says.
 
     Returns:
         status, run_dir, artefact, seconds, wall_seconds, peak_memory_gb, tokens, tokens_per_second, supervised_tokens,
@@ -50,11 +50,11 @@ def run(config: Config) -> dict[str, Any]:
     """
     from tunesmith.recipes._adapt import train
     from tunesmith.recipes._artefact import save_artefact
-    from tunesmith.recipes._guarding import guarding_of, mixes_of
-    from tunesmith.recipes._ready import filled_in
+    from tunesmith.recipes._tune.guarding import guarding_of, mixes_of
+    from tunesmith.recipes._tune.ready import filled_in
 
     if config.sweep:
-        from tunesmith.recipes._sweep import run_sweep
+        from tunesmith.recipes._tune.sweep import run_sweep
 
         return run_sweep(config)
     start = time.monotonic()
@@ -101,8 +101,8 @@ def train_as_worker(settings: dict[str, Any]) -> dict[str, float]:
 def _begin(config: Config) -> tuple[Ready, Run, TunePage]:
     """Load and check everything, alone or as one of several workers; only then is a run directory made."""
     from tunesmith.recipes._memory import require_memory
-    from tunesmith.recipes._ready import ready
-    from tunesmith.recipes._tune_page import TunePage
+    from tunesmith.recipes._tune.page import TunePage
+    from tunesmith.recipes._tune.ready import ready
     from tunesmith.train.engines.local import current
 
     it, engine = ready(config), current()
@@ -121,8 +121,8 @@ def _begin(config: Config) -> tuple[Ready, Run, TunePage]:
 
 def _with_findings(it: Ready) -> Training:
     """Return the training with the settings that were asked to be found by trying."""
-    from tunesmith.recipes._remedies import with_fisher
-    from tunesmith.recipes._search import with_found_rate, with_found_size
+    from tunesmith.recipes._tune.remedies import with_fisher
+    from tunesmith.recipes._tune.search import with_found_rate, with_found_size
 
     folder, config = folder_of(it.config), it.config
     weights = [it.lm.identity, str(it.lm.dtype), json.dumps(config.peft, sort_keys=True), config.adapter or ""]

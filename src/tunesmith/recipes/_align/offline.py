@@ -45,7 +45,7 @@ from tunesmith.recipes._artefact import save_artefact
 from tunesmith.recipes._judgements import check, verdicts
 from tunesmith.recipes._memory import require_memory
 from tunesmith.recipes._models import load, quiet_libraries, use_threads
-from tunesmith.recipes._tune_page import TunePage
+from tunesmith.recipes._tune.page import TunePage
 from tunesmith.train.engines.local import LossOf
 from tunesmith.train.training import Training
 

@@ -33,7 +33,7 @@ from tunesmith.recipes._models import load, quiet_libraries, use_threads
 from tunesmith.recipes._reward.attacks import require_sound
 from tunesmith.recipes._reward.files import trunk_of
 from tunesmith.recipes._reward.scoring import open_scorer
-from tunesmith.recipes._rows import is_task
+from tunesmith.recipes._tune.rows import is_task
 from tunesmith.rl.kl import Controller
 from tunesmith.train.engines.local import LossOf
 from tunesmith.train.rollouts import ADVANTAGE, LENGTH, RETURN, VALUE, Judges, Prompt, Rollouts, Sampler, Texts

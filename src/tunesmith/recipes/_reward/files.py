@@ -22,8 +22,8 @@ from tunesmith.peft import lora
 from tunesmith.peft._files import load_adapter, read_config
 from tunesmith.peft._layers import place
 from tunesmith.recipes._artefact import save_artefact
-from tunesmith.recipes._heads import load_tuned
 from tunesmith.recipes._reward.model import HEAD, Prompt, RewardModel, put_head
+from tunesmith.recipes._tune.heads import load_tuned
 
 FILE = "reward.json"
 KIND, ENSEMBLE = "reward model", "reward ensemble"

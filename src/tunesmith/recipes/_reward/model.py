@@ -27,7 +27,7 @@ from tunesmith.models.encoder import load_headed
 from tunesmith.models.heads import text_logits
 from tunesmith.models.load import LM, load
 from tunesmith.peft._layers import place
-from tunesmith.recipes._encoder import in_order
+from tunesmith.recipes._tune.encoder import in_order
 
 Prompt = str | tuple[Message, ...]
 HEAD = "score"

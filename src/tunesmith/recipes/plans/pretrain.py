@@ -26,7 +26,7 @@ def run(config: Config) -> dict[str, Any]:
         UserError: unusable data or settings, named by file, row or key.
     """
     from tunesmith.data.encoded_rows import lengths_of
-    from tunesmith.recipes._pretraining import ready
+    from tunesmith.recipes._pretrain.ready import ready
     from tunesmith.recipes.plans._training import Planned, planned
 
     start = time.monotonic()

@@ -24,7 +24,7 @@ def run(config: Config) -> dict[str, Any]:
         UserError: an unknown method or task, or a method that is no prompting or does not suit the task.
     """
     from tunesmith.recipes import ladder
-    from tunesmith.recipes._estimates import plan
+    from tunesmith.recipes._ladder.estimates import plan
 
     whole = prompt.as_ladder(config)
     routes, task = ladder.prepare(whole)

@@ -34,7 +34,7 @@ def run(config: Config) -> dict[str, Any]:
     Raises:
         UserError: unusable data or settings, named by file, row or key.
     """
-    from tunesmith.recipes._ready import ready
+    from tunesmith.recipes._tune.ready import ready
     from tunesmith.recipes.plans._training import Planned, planned
 
     start = time.monotonic()

@@ -8,11 +8,11 @@ from string import Formatter
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.recipes._workload import Sizes, Workload, training
+from tunesmith.recipes._ladder.workload import Sizes, Workload, training
 
 if TYPE_CHECKING:
     from tunesmith.data.task import Task
-    from tunesmith.recipes._climb import Climbed, Workshop
+    from tunesmith.recipes._ladder.climb import Climbed, Workshop
 
 
 @cache
@@ -55,7 +55,7 @@ class PeftRoute:
 
     def climb(self, shop: Workshop, parameters: Any) -> Climbed:
         """Train by the method, save what was trained, ask every item, and measure what was forgotten."""
-        from tunesmith.recipes._training import climb_trained
+        from tunesmith.recipes._routes.training import climb_trained
 
         return climb_trained(shop, self.label(parameters), (self.entry, parameters))
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator
 
 from tunesmith.core.config import Config
-from tunesmith.recipes._workload import Sizes, Workload, training
+from tunesmith.recipes._ladder.workload import Sizes, Workload, training
 
 if TYPE_CHECKING:
     from tunesmith.data.task import Task
-    from tunesmith.recipes._climb import Climbed, Workshop
+    from tunesmith.recipes._ladder.climb import Climbed, Workshop
 
 
 class Remedied(Config):
@@ -52,8 +52,8 @@ def workload(parameters: Remedied, sizes: Sizes) -> Workload:
 def climb(shop: Workshop, title: str, parameters: Remedied, **settings: Any) -> Climbed:
     """Train as the ladder does with these settings of a remedy, save, ask every item, and measure what was forgotten."""
     from tunesmith.core.registry import PEFT
-    from tunesmith.recipes._remedies_config import Remedies
-    from tunesmith.recipes._training import climb_trained
+    from tunesmith.recipes._routes.training import climb_trained
+    from tunesmith.recipes._tune.remedies_config import Remedies
 
     how = Remedies(**shop.fit_parameters.model_dump(), **settings)
     return climb_trained(shop, title, PEFT.parameters(parameters.peft), how)

@@ -6,15 +6,15 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tunesmith.recipes._climb import Climbed, by_draw
-from tunesmith.recipes._prompting import fitting, forms
-from tunesmith.recipes._workload import Sizes, Workload
+from tunesmith.recipes._ladder.climb import Climbed, by_draw
+from tunesmith.recipes._ladder.workload import Sizes, Workload
+from tunesmith.recipes._routes.prompting import fitting, forms
 from tunesmith.recipes.routes import few_shot
 
 if TYPE_CHECKING:
     from tunesmith.data.task import Task
     from tunesmith.evaluate.results import Prediction
-    from tunesmith.recipes._climb import Workshop
+    from tunesmith.recipes._ladder.climb import Workshop
 
 KIND = "prompt"
 

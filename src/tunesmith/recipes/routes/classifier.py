@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from tunesmith.core.config import Config
-from tunesmith.recipes._workload import Sizes, Workload, encoder_training
+from tunesmith.recipes._ladder.workload import Sizes, Workload, encoder_training
 
 if TYPE_CHECKING:
     from tunesmith.data.task import Task
-    from tunesmith.recipes._climb import Climbed, Workshop
+    from tunesmith.recipes._ladder.climb import Climbed, Workshop
 
 KIND = "tuned"
 
@@ -73,8 +73,8 @@ def workload(parameters: Parameters, sizes: Sizes) -> Workload:
 def climb(shop: Workshop, parameters: Parameters) -> Climbed:
     """Fine-tune a classifier on each draw of labelled rows, save it, and ask every item."""
     from tunesmith.core.seeds import derive
-    from tunesmith.recipes._encoder import encode, fine_tune, load_fresh, open_run, steps_for
-    from tunesmith.recipes._repeats import Made, Repeat, climb_repeats
+    from tunesmith.recipes._routes.repeats import Made, Repeat, climb_repeats
+    from tunesmith.recipes._tune.encoder import encode, fine_tune, load_fresh, open_run, steps_for
 
     def make(repeat: Repeat) -> Made:
         lm = load_fresh(shop, parameters.encoder, "classifier", repeat.seed)

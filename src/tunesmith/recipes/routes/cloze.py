@@ -6,12 +6,12 @@ import time
 from typing import TYPE_CHECKING
 
 from tunesmith.core.config import Config
-from tunesmith.recipes._workload import Sizes, Workload
+from tunesmith.recipes._ladder.workload import Sizes, Workload
 
 if TYPE_CHECKING:
     from tunesmith.data.task import Task
     from tunesmith.evaluate.cloze import ClozeAsker
-    from tunesmith.recipes._climb import Climbed, Workshop
+    from tunesmith.recipes._ladder.climb import Climbed, Workshop
 
 KIND = "prompt"
 
@@ -44,7 +44,7 @@ def climb(shop: Workshop, parameters: Parameters) -> Climbed:
     """Ask every item in each pattern; patterns are draws, and their spread is reported."""
     from tunesmith.evaluate.cloze import ClozeAsker
     from tunesmith.models.encoder import load_encoder
-    from tunesmith.recipes._climb import Climbed
+    from tunesmith.recipes._ladder.climb import Climbed
 
     lm = load_encoder(parameters.encoder, "masked_lm")
     askers = [ClozeAsker(lm, shop.task, pattern) for pattern in shop.task.patterns]

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from tunesmith.core.config import Config
-from tunesmith.recipes._workload import Sizes, Workload
+from tunesmith.recipes._ladder.workload import Sizes, Workload
 
 if TYPE_CHECKING:
     from tunesmith.data.task import Task
-    from tunesmith.recipes._climb import Climbed, Workshop
+    from tunesmith.recipes._ladder.climb import Climbed, Workshop
 
 KIND = "prompt"
 # One token generated takes about as long as this many read: every one needs all weights once.
@@ -46,6 +46,6 @@ def workload(parameters: Parameters, sizes: Sizes, paths: int = 1) -> Workload:
 
 def climb(shop: Workshop, parameters: Parameters) -> Climbed:
     """Let the model reason greedily about every item, and read its answer."""
-    from tunesmith.recipes._reasoning import climb_reasoning
+    from tunesmith.recipes._routes.reasoning import climb_reasoning
 
     return climb_reasoning(shop, label(parameters), parameters.exemplars, parameters.max_new_tokens)

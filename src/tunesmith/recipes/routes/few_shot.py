@@ -10,12 +10,12 @@ from tunesmith.core.config import Config
 from tunesmith.core.records import Example
 from tunesmith.core.registry import DEMONSTRATIONS
 from tunesmith.core.seeds import derive
-from tunesmith.recipes._prompting import Templates, ask_draws, in_blocks
-from tunesmith.recipes._workload import Sizes, Workload
+from tunesmith.recipes._ladder.workload import Sizes, Workload
+from tunesmith.recipes._routes.prompting import Templates, ask_draws, in_blocks
 
 if TYPE_CHECKING:
     from tunesmith.data.task import Task
-    from tunesmith.recipes._climb import Climbed, Workshop
+    from tunesmith.recipes._ladder.climb import Climbed, Workshop
 
 KIND = "prompt"
 

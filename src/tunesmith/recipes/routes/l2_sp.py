@@ -10,7 +10,7 @@ from tunesmith.recipes.routes import _remedied
 from tunesmith.recipes.routes._remedied import Remedied, unsuitable, workload
 
 if TYPE_CHECKING:
-    from tunesmith.recipes._climb import Climbed, Workshop
+    from tunesmith.recipes._ladder.climb import Climbed, Workshop
 
 __all__ = ["unsuitable", "workload"]
 KIND = "tuned"

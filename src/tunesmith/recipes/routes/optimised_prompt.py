@@ -6,13 +6,13 @@ import time
 from typing import TYPE_CHECKING
 
 from tunesmith.core.errors import UserError
-from tunesmith.recipes._prompt_search import Parameters
-from tunesmith.recipes._workload import Sizes, Workload
+from tunesmith.recipes._ladder.workload import Sizes, Workload
+from tunesmith.recipes._routes.prompt_search import Parameters
 
 if TYPE_CHECKING:
     from tunesmith.data.task import Task
-    from tunesmith.recipes._climb import Climbed, Workshop
-    from tunesmith.recipes._prompt_bench import Bench
+    from tunesmith.recipes._ladder.climb import Climbed, Workshop
+    from tunesmith.recipes._routes.prompt_bench import Bench
 
 KIND = "prompt"
 _FEWEST_ROWS = 16
@@ -39,8 +39,8 @@ def workload(parameters: Parameters, sizes: Sizes) -> Workload:
 def climb(shop: Workshop, parameters: Parameters) -> Climbed:
     """Search on training rows only; the test items are read once, after the winner is written down."""
     from tunesmith.core.seeds import derive
-    from tunesmith.recipes._climb import Climbed
-    from tunesmith.recipes._prompt_rounds import Rounds, describe
+    from tunesmith.recipes._ladder.climb import Climbed
+    from tunesmith.recipes._routes.prompt_rounds import Rounds, describe
 
     start = time.perf_counter()
     bench = _bench(shop, parameters)
@@ -63,7 +63,7 @@ def climb(shop: Workshop, parameters: Parameters) -> Climbed:
 
 def _bench(shop: Workshop, parameters: Parameters) -> Bench:
     from tunesmith.recipes._models import open_engine
-    from tunesmith.recipes._prompt_bench import Bench
+    from tunesmith.recipes._routes.prompt_bench import Bench
 
     if len(shop.train) < _FEWEST_ROWS:
         raise UserError(f"a search for a prompt needs at least {_FEWEST_ROWS} training rows, and there are {len(shop.train)}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tunesmith.recipes._pet_config import Parameters
-from tunesmith.recipes._workload import Sizes, Workload, encoder_training
+from tunesmith.recipes._ladder.workload import Sizes, Workload, encoder_training
+from tunesmith.recipes._routes.pet_config import Parameters
 from tunesmith.recipes.routes.classifier import labelled_as
 
 if TYPE_CHECKING:
     from tunesmith.data.task import Task
-    from tunesmith.recipes._climb import Climbed, Workshop
+    from tunesmith.recipes._ladder.climb import Climbed, Workshop
 
 KIND = "tuned"
 
@@ -37,8 +37,8 @@ def workload(parameters: Parameters, sizes: Sizes) -> Workload:
 
 def climb(shop: Workshop, parameters: Parameters) -> Climbed:
     """For each draw of labelled rows: train the patterns' models, let them label the others, distil, and ask every item."""
-    from tunesmith.recipes._pet_steps import distil, labels_of
-    from tunesmith.recipes._repeats import Made, Repeat, climb_repeats
+    from tunesmith.recipes._routes.pet_steps import distil, labels_of
+    from tunesmith.recipes._routes.repeats import Made, Repeat, climb_repeats
 
     def make(repeat: Repeat) -> Made:
         soft = labels_of(shop, parameters, repeat)

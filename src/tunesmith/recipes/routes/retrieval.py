@@ -12,11 +12,11 @@ from pydantic import Field, field_validator
 from tunesmith.core.config import Config
 from tunesmith.core.records import Example
 from tunesmith.core.registry import RETRIEVERS
-from tunesmith.recipes._workload import Sizes, Workload
+from tunesmith.recipes._ladder.workload import Sizes, Workload
 
 if TYPE_CHECKING:
     from tunesmith.data.task import Task
-    from tunesmith.recipes._climb import Climbed, Workshop
+    from tunesmith.recipes._ladder.climb import Climbed, Workshop
     from tunesmith.retrieval.index import Hit, Index
 
 KIND = "prompt"
@@ -69,7 +69,7 @@ def climb(shop: Workshop, parameters: Parameters) -> Climbed:
     """Index the corpus, find passages for every item, and ask it after them."""
     from tunesmith.evaluate.answer import shown_text, single_query_ms
     from tunesmith.evaluate.grounded import Evidence, GroundedAsker
-    from tunesmith.recipes._climb import Climbed
+    from tunesmith.recipes._ladder.climb import Climbed
 
     start = time.perf_counter()
     index = _index(shop, parameters)

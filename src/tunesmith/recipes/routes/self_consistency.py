@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from tunesmith.recipes._workload import Sizes, Workload
+from tunesmith.recipes._ladder.workload import Sizes, Workload
 from tunesmith.recipes.routes import cot
 
 if TYPE_CHECKING:
     from tunesmith.data.task import Task
-    from tunesmith.recipes._climb import Climbed, Workshop
+    from tunesmith.recipes._ladder.climb import Climbed, Workshop
 
 KIND = "prompt"
 
@@ -42,7 +42,7 @@ def workload(parameters: Parameters, sizes: Sizes) -> Workload:
 
 def climb(shop: Workshop, parameters: Parameters) -> Climbed:
     """Sample several paths an item and let them vote; paths without an answer have no vote and are counted."""
-    from tunesmith.recipes._reasoning import climb_reasoning
+    from tunesmith.recipes._routes.reasoning import climb_reasoning
 
     return climb_reasoning(
         shop, label(parameters), parameters.exemplars, parameters.max_new_tokens, parameters.paths, parameters.temperature

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from tunesmith.peft import prompt_tuning
-from tunesmith.recipes._workload import Sizes, Workload, training
+from tunesmith.recipes._ladder.workload import Sizes, Workload, training
 
 if TYPE_CHECKING:
     from tunesmith.data.task import Task
-    from tunesmith.recipes._climb import Climbed, Workshop
+    from tunesmith.recipes._ladder.climb import Climbed, Workshop
 
 KIND = "tuned"
 
@@ -44,8 +44,8 @@ def workload(parameters: Parameters, sizes: Sizes) -> Workload:
 
 def climb(shop: Workshop, parameters: Parameters) -> Climbed:
     """Train the prompt, save it, ask every item, and measure what the model does elsewhere while it reads the prompt."""
-    from tunesmith.recipes._training import climb_trained
-    from tunesmith.recipes._vote import climb_ensemble
+    from tunesmith.recipes._routes.training import climb_trained
+    from tunesmith.recipes._routes.vote import climb_ensemble
 
     if parameters.ensemble == 1:
         return climb_trained(shop, label(parameters), (prompt_tuning, parameters))

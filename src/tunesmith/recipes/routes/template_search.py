@@ -15,8 +15,8 @@ from tunesmith.core.registry import DEMONSTRATIONS, METRICS
 from tunesmith.core.seeds import derive
 from tunesmith.data._templates import is_jinja
 from tunesmith.data.template import Template
-from tunesmith.recipes._prompting import ask_draws
-from tunesmith.recipes._workload import Sizes, Workload
+from tunesmith.recipes._ladder.workload import Sizes, Workload
+from tunesmith.recipes._routes.prompting import ask_draws
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tunesmith.core.records import Example
     from tunesmith.data.task import Task
     from tunesmith.evaluate.results import Prediction
-    from tunesmith.recipes._climb import Climbed, Workshop
+    from tunesmith.recipes._ladder.climb import Climbed, Workshop
 
 KIND = "prompt"
 _MOST_LABELS_NAMED = 10

@@ -16,12 +16,12 @@ from tunesmith.core.files import write_json
 from tunesmith.core.registry import DEMONSTRATIONS
 from tunesmith.core.seeds import derive
 from tunesmith.data.verbalizer import Verbalizer
-from tunesmith.recipes._prompting import ask_draws
-from tunesmith.recipes._workload import Sizes, Workload
+from tunesmith.recipes._ladder.workload import Sizes, Workload
+from tunesmith.recipes._routes.prompting import ask_draws
 
 if TYPE_CHECKING:
     from tunesmith.data.task import Task
-    from tunesmith.recipes._climb import Climbed, Workshop
+    from tunesmith.recipes._ladder.climb import Climbed, Workshop
 
 KIND = "prompt"
 _WORD = re.compile(r"[^\W\d_]{3,}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tunesmith.core.config import Config
-from tunesmith.recipes._prompting import Templates, ask_draws
-from tunesmith.recipes._workload import Sizes, Workload
+from tunesmith.recipes._ladder.workload import Sizes, Workload
+from tunesmith.recipes._routes.prompting import Templates, ask_draws
 
 if TYPE_CHECKING:
     from tunesmith.data.task import Task
-    from tunesmith.recipes._climb import Climbed, Workshop
+    from tunesmith.recipes._ladder.climb import Climbed, Workshop
 
 KIND = "prompt"
 

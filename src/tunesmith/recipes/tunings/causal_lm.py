@@ -8,9 +8,9 @@ from tunesmith.core.config import Config
 
 if TYPE_CHECKING:
     from tunesmith.models.load import LM
-    from tunesmith.recipes import _tune_config
-    from tunesmith.recipes._rows import Rows
-    from tunesmith.recipes._supervised import Supervised
+    from tunesmith.recipes._tune import config as tune_config
+    from tunesmith.recipes._tune.rows import Rows
+    from tunesmith.recipes._tune.supervised import Supervised
     from tunesmith.train.fit import Validation
 
 DEFAULTS: dict[str, Any] = {"model": "smollm2", "peft": {"name": "lora"}}
@@ -21,7 +21,7 @@ class Parameters(Config):
     """There is nothing to choose."""
 
 
-def supervise(config: _tune_config.Config, parameters: Parameters) -> Supervised:
+def supervise(config: tune_config.Config, parameters: Parameters) -> Supervised:
     """Load a decoder, with an adapter to go on from if there is one, and read its rows.
 
     Raises:
@@ -29,8 +29,8 @@ def supervise(config: _tune_config.Config, parameters: Parameters) -> Supervised
     """
     from tunesmith.recipes._adapt import language_modelling
     from tunesmith.recipes._models import load_attached
-    from tunesmith.recipes._rows import read_rows
-    from tunesmith.recipes._supervised import Supervised
+    from tunesmith.recipes._tune.rows import read_rows
+    from tunesmith.recipes._tune.supervised import Supervised
     from tunesmith.train.probes import check_training_data
 
     lm, adapter = load_attached(config.model_name, config.adapter, config.dtype)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from tunesmith.data.task import Task
     from tunesmith.models.load import LM
-    from tunesmith.recipes import _tune_config
-    from tunesmith.recipes._heads import Headed
-    from tunesmith.recipes._supervised import Supervised
+    from tunesmith.recipes._tune import config as tune_config
+    from tunesmith.recipes._tune.heads import Headed
+    from tunesmith.recipes._tune.supervised import Supervised
 
 # Published for encoders five times as large: 2 to 4 epochs, batches of 16 or 32, rates of 2e-5 to 5e-5.
 DEFAULTS: dict[str, Any] = {"model": "minilm", "peft": {"name": "full"}, "epochs": 3.0, "batch_size": 32}
@@ -36,14 +36,14 @@ class Parameters(Config):
         return {"pooling": self.pooling} | ({} if self.dropout is None else {"dropout": self.dropout})
 
 
-def supervise(config: _tune_config.Config, parameters: Parameters) -> Supervised:
+def supervise(config: tune_config.Config, parameters: Parameters) -> Supervised:
     """Load an encoder with a new head for the task's labels, and read the task's rows.
 
     Raises:
         UserError: unusable data or settings, named by file, row or key.
     """
-    from tunesmith.recipes._heads import open_headed, supervised
-    from tunesmith.recipes._rows import task_of
+    from tunesmith.recipes._tune.heads import open_headed, supervised
+    from tunesmith.recipes._tune.rows import task_of
 
     task = task_of(config, "labels")
     assert task.verbalizer is not None
@@ -60,8 +60,8 @@ def read(name: str, skip_bad_rows: bool, saved: Mapping[str, Any]) -> Task:
 
 def headed(lm: LM, task: Task) -> Headed:
     """Return how a classifier learns a task and answers it."""
-    from tunesmith.recipes._encoder import answer, class_loss, encode
-    from tunesmith.recipes._heads import Headed
+    from tunesmith.recipes._tune.encoder import answer, class_loss, encode
+    from tunesmith.recipes._tune.heads import Headed
 
     return Headed(
         lm, task, task.metrics, lambda example: encode(task, lm, [example]), class_loss(lm),

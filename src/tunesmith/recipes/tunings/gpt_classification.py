@@ -9,8 +9,8 @@ from pydantic import Field
 from tunesmith.core.config import Config
 
 if TYPE_CHECKING:
-    from tunesmith.recipes import _tune_config
-    from tunesmith.recipes._supervised import Supervised
+    from tunesmith.recipes._tune import config as tune_config
+    from tunesmith.recipes._tune.supervised import Supervised
 
 # The authors' settings, but for a schedule that does not fall while it rises (--schedule gpt is theirs).
 DEFAULTS: dict[str, Any] = {"model": "smollm2", "peft": {"name": "lora"}, "epochs": 3.0, "batch_size": 32, "warmup": 0.002}
@@ -26,7 +26,7 @@ class Parameters(Config):
     """on the hidden state that the classifier reads"""
 
 
-def supervise(config: _tune_config.Config, parameters: Parameters) -> Supervised:
+def supervise(config: tune_config.Config, parameters: Parameters) -> Supervised:
     """Load a decoder, put delimiters and a classifier on it, and read the task's rows.
 
     Raises:
@@ -34,11 +34,11 @@ def supervise(config: _tune_config.Config, parameters: Parameters) -> Supervised
     """
     from tunesmith.core.files import text_hash
     from tunesmith.core.registry import PEFT
-    from tunesmith.recipes._gpt import GPT
     from tunesmith.recipes._models import load
-    from tunesmith.recipes._rows import Rows, task_of, within
-    from tunesmith.recipes._supervised import Supervised, with_adapter
-    from tunesmith.recipes._tested import Tested, tested
+    from tunesmith.recipes._tune.gpt import GPT
+    from tunesmith.recipes._tune.rows import Rows, task_of, within
+    from tunesmith.recipes._tune.supervised import Supervised, with_adapter
+    from tunesmith.recipes._tune.tested import Tested, tested
 
     task = task_of(config, "labels")
     lm = load(config.model_name, dtype=config.dtype)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from tunesmith.data.task import Task
     from tunesmith.evaluate.results import Prediction
     from tunesmith.models.load import LM
-    from tunesmith.recipes import _tune_config
-    from tunesmith.recipes._heads import Headed
-    from tunesmith.recipes._supervised import Supervised
+    from tunesmith.recipes._tune import config as tune_config
+    from tunesmith.recipes._tune.heads import Headed
+    from tunesmith.recipes._tune.supervised import Supervised
 
 DEFAULTS: dict[str, Any] = classification.DEFAULTS
 LEARNING_RATES = classification.LEARNING_RATES
@@ -24,15 +24,15 @@ METRICS = ("multi_label_f1", "multi_label_macro_f1")
 Parameters = classification.Parameters
 
 
-def supervise(config: _tune_config.Config, parameters: classification.Parameters) -> Supervised:
+def supervise(config: tune_config.Config, parameters: classification.Parameters) -> Supervised:
     """Load an encoder with a new head for the labels of the training rows, and read the task's rows.
 
     Raises:
         UserError: unusable data or settings, named by file, row or key.
     """
     from tunesmith.core.errors import UserError
-    from tunesmith.recipes._heads import open_headed, supervised
-    from tunesmith.recipes._rows import require_task
+    from tunesmith.recipes._tune.heads import open_headed, supervised
+    from tunesmith.recipes._tune.rows import require_task
 
     require_task(config, "lists of labels")
     task = read(config.data, config.skip_bad_rows, {})
@@ -65,8 +65,8 @@ def headed(lm: LM, task: Task) -> Headed:
     from tunesmith.evaluate.answer import hash_of_ids, shown_text
     from tunesmith.evaluate.results import Prediction
     from tunesmith.objectives import multi_label
-    from tunesmith.recipes._encoder import class_logits, in_order, text_of, whole_row
-    from tunesmith.recipes._heads import Headed, saved_labels
+    from tunesmith.recipes._tune.encoder import class_logits, in_order, text_of, whole_row
+    from tunesmith.recipes._tune.heads import Headed, saved_labels
 
     labels = saved_labels(lm)
 

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from tunesmith.data.task import Task
     from tunesmith.evaluate.results import Prediction
     from tunesmith.models.load import LM
-    from tunesmith.recipes import _tune_config
-    from tunesmith.recipes._heads import Headed
-    from tunesmith.recipes._supervised import Supervised
+    from tunesmith.recipes._tune import config as tune_config
+    from tunesmith.recipes._tune.heads import Headed
+    from tunesmith.recipes._tune.supervised import Supervised
 
 DEFAULTS: dict[str, Any] = classification.DEFAULTS
 LEARNING_RATES = classification.LEARNING_RATES
@@ -30,15 +30,15 @@ class Parameters(classification.Parameters):
     """field with the number, for example mean of movies; absent = the task's answer"""
 
 
-def supervise(config: _tune_config.Config, parameters: Parameters) -> Supervised:
+def supervise(config: tune_config.Config, parameters: Parameters) -> Supervised:
     """Load an encoder with a new head for one number, and read the task's rows.
 
     Raises:
         UserError: unusable data or settings, named by file, row or key.
     """
     from tunesmith.data.task import load_task
-    from tunesmith.recipes._heads import open_headed, supervised
-    from tunesmith.recipes._rows import require_task
+    from tunesmith.recipes._tune.heads import open_headed, supervised
+    from tunesmith.recipes._tune.rows import require_task
 
     require_task(config, "numbers")
     task = load_task(config.data, skip_bad_rows=config.skip_bad_rows, answer=parameters.field)
@@ -63,8 +63,8 @@ def headed(lm: LM, task: Task) -> Headed:
     from tunesmith.evaluate.answer import hash_of_ids, shown_text
     from tunesmith.evaluate.results import Prediction
     from tunesmith.objectives import regression
-    from tunesmith.recipes._encoder import class_logits, in_order, text_of, whole_row
-    from tunesmith.recipes._heads import Headed
+    from tunesmith.recipes._tune.encoder import class_logits, in_order, text_of, whole_row
+    from tunesmith.recipes._tune.heads import Headed
 
     def encode(example: Example) -> list[Encoded]:
         return [whole_row(lm, example, read_ids(task, lm.tokenizer, example), (number_of(task, example),))]

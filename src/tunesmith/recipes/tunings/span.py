@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from tunesmith.core.records import Example
     from tunesmith.data.task import Task
     from tunesmith.models.load import LM
-    from tunesmith.recipes import _tune_config
-    from tunesmith.recipes._heads import Headed
-    from tunesmith.recipes._supervised import Supervised
+    from tunesmith.recipes._tune import config as tune_config
+    from tunesmith.recipes._tune.heads import Headed
+    from tunesmith.recipes._tune.supervised import Supervised
 
 # Those of BERT's own code on SQuAD, apart from the learning rate.
 DEFAULTS: dict[str, Any] = {**classification.DEFAULTS, "epochs": 3.0, "max_length": 384}
@@ -39,14 +39,14 @@ class Parameters(Config):
     """share of units dropped in training; absent = as the encoder was trained (0.1)"""
 
 
-def supervise(config: _tune_config.Config, parameters: Parameters) -> Supervised:
+def supervise(config: tune_config.Config, parameters: Parameters) -> Supervised:
     """Load an encoder with a new head for both ends of an answer, and read the task's rows.
 
     Raises:
         UserError: unusable data or settings, named by file, row or key.
     """
-    from tunesmith.recipes._heads import open_headed, supervised
-    from tunesmith.recipes._rows import require_task
+    from tunesmith.recipes._tune.heads import open_headed, supervised
+    from tunesmith.recipes._tune.rows import require_task
 
     require_task(config, "passages, questions and answers")
     task = read(config.data, config.skip_bad_rows, {})
@@ -75,8 +75,8 @@ def headed(lm: LM, task: Task) -> Headed:
     from tunesmith.data.spans import tuned_threshold
     from tunesmith.models.heads import answer_places, span_logits
     from tunesmith.objectives import span
-    from tunesmith.recipes._heads import Headed
-    from tunesmith.recipes._spans import SpanReader
+    from tunesmith.recipes._tune.heads import Headed
+    from tunesmith.recipes._tune.spans import SpanReader
 
     usual = Parameters.model_validate({}).model_dump(exclude={"dropout"})
     usual |= {"max_length": DEFAULTS["max_length"], "null_threshold": None}

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.recipes._text_to_text_config import Parameters
+from tunesmith.recipes._tune.text_to_text_config import Parameters
 
 if TYPE_CHECKING:
-    from tunesmith.recipes import _tune_config
-    from tunesmith.recipes._supervised import Supervised
+    from tunesmith.recipes._tune import config as tune_config
+    from tunesmith.recipes._tune.supervised import Supervised
 
 # As published: a constant rate of 1e-3, but with AdamW (the paper has Adafactor). No embedded model is a T5 that was pre-trained.
 DEFAULTS: dict[str, Any] = {"model": "toy-t5", "peft": {"name": "full"}, "schedule": "constant", "dtype": "fp32"}
 LEARNING_RATES = {"full": 1e-3}
 
 
-def supervise(config: _tune_config.Config, parameters: Parameters) -> Supervised:
+def supervise(config: tune_config.Config, parameters: Parameters) -> Supervised:
     """Load an encoder-decoder and read the rows of all tasks.
 
     Raises:
@@ -23,8 +23,8 @@ def supervise(config: _tune_config.Config, parameters: Parameters) -> Supervised
     """
     from tunesmith.models.seq2seq import load_seq2seq
     from tunesmith.objectives import causal_lm
-    from tunesmith.recipes._supervised import Supervised, with_adapter
-    from tunesmith.recipes._text_to_text import TextTasks, teacher_forced
+    from tunesmith.recipes._tune.supervised import Supervised, with_adapter
+    from tunesmith.recipes._tune.text_to_text import TextTasks, teacher_forced
     from tunesmith.train.probes import check_training_data
 
     lm = load_seq2seq(config.model_name, config.dtype)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from tunesmith.data.task import Task
     from tunesmith.evaluate.results import Prediction
     from tunesmith.models.load import LM
-    from tunesmith.recipes import _tune_config
-    from tunesmith.recipes._heads import Headed
-    from tunesmith.recipes._supervised import Supervised
+    from tunesmith.recipes._tune import config as tune_config
+    from tunesmith.recipes._tune.heads import Headed
+    from tunesmith.recipes._tune.supervised import Supervised
 
 DEFAULTS: dict[str, Any] = {**classification.DEFAULTS, "batch_size": 16}
 LEARNING_RATES = classification.LEARNING_RATES
@@ -33,14 +33,14 @@ class Parameters(Config):
     """share of units dropped in training, in the encoder and before the head; absent = as the encoder was trained (0.1)"""
 
 
-def supervise(config: _tune_config.Config, parameters: Parameters) -> Supervised:
+def supervise(config: tune_config.Config, parameters: Parameters) -> Supervised:
     """Load an encoder with a new head for the tags of the training rows, and read the task's rows.
 
     Raises:
         UserError: unusable data or settings, named by file, row or key.
     """
-    from tunesmith.recipes._heads import open_headed, supervised
-    from tunesmith.recipes._rows import require_task
+    from tunesmith.recipes._tune.heads import open_headed, supervised
+    from tunesmith.recipes._tune.rows import require_task
 
     require_task(config, "tokens and tags")
     task = read(config.data, config.skip_bad_rows, {})
@@ -86,8 +86,8 @@ def headed(lm: LM, task: Task) -> Headed:
     from tunesmith.evaluate.results import Prediction
     from tunesmith.models.heads import word_logits
     from tunesmith.objectives import token_classification
-    from tunesmith.recipes._encoder import by_batch, check_length
-    from tunesmith.recipes._heads import Headed, saved_labels
+    from tunesmith.recipes._tune.encoder import by_batch, check_length
+    from tunesmith.recipes._tune.heads import Headed, saved_labels
 
     number = {tag: at for at, tag in enumerate(saved_labels(lm))}
 

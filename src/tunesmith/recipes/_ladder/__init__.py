@@ -1,0 +1,1 @@
+"""What `ladder` is made of: its settings, its processes, its estimates and its report."""

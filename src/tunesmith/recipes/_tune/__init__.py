@@ -1,0 +1,1 @@
+"""What `tune` is made of: settings, rows, what objectives share, remedies against forgetting, sweeps."""
