@@ -204,9 +204,34 @@ def test_sigterm_ends_with_143_and_a_line(tmp_path: Path) -> None:
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     time.sleep(1.5)
     child.send_signal(signal.SIGTERM)
-    out, err = child.communicate(timeout=20)
+    try:
+        out, err = child.communicate(timeout=60)
+    finally:
+        child.kill()
     assert (child.returncode, err) == (143, "stopped\n")
     assert json.loads(out) == {"status": "stopped", "error": "stopped", "exit_code": 143}
+
+
+def test_sigterm_that_is_swallowed_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[int] = []
+
+    def swallows(words: list[str], debug: bool, as_json: bool) -> int:
+        for _ in range(2):
+            try:
+                if not ends:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(30)
+            except SystemExit as end:
+                ends.append(int(end.code or 0))
+        return 0
+
+    monkeypatch.setattr(cli, "_SECONDS_TO_END", 0.05)
+    monkeypatch.setattr(cli, "_guarded", swallows)
+    assert cli.main(["generate"]) == 0
+    assert ends == [143, 143]
+    # Control: nothing comes after the command has ended.
+    time.sleep(0.2)
+    assert signal.getsignal(signal.SIGTERM) != cli._terminated
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import textwrap
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ from tunesmith.core.registry import RECIPES
 _SWITCHES = ("json", "debug")
 _YES_OR_NO = ("true", "false", "yes", "no", "on", "off", "1", "0")
 _WIDTH, _COLUMN = 80, 24
+_SECONDS_TO_END = 5.0
+_asked_again: list[threading.Timer] = []
 # Spellings of Hugging Face's trainers, so that nobody has to look a flag up twice.
 _ALIASES = {
     "num_train_epochs": "epochs", "per_device_train_batch_size": "batch_size", "output_dir": "run_dir",
@@ -49,9 +52,16 @@ def main(arguments: list[str] | None = None) -> int:
         return _guarded(words, debug, as_json)
     finally:
         signal.signal(signal.SIGTERM, before)
+        while _asked_again:
+            _asked_again.pop().cancel()
 
 
 def _terminated(number: int, frame: Any) -> None:
+    # In the middle of an import or a destructor an exception may be swallowed; then it is raised again.
+    again = threading.Timer(_SECONDS_TO_END, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
+    _asked_again.append(again)
     raise SystemExit(143)
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,23 @@ def write_checked(path: Path, pieces: Sequence[memoryview | bytes]) -> dict[str,
     Raises:
         OSError: the file exists, could not be written, or does not read back as written.
     """
-    _write_out(path, pieces, os.O_EXCL)
-    digest, buffer = hashlib.sha256(), bytearray(_BLOCK)
+    # Hashed while the disk writes: what is read back is compared with what was given, so its hash is the same.
+    with ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(_digest, pieces)
+        _write_out(path, pieces, os.O_EXCL)
+        _compare(path, pieces)
+        return {"bytes": sum(map(len, pieces)), "sha256": digest.result()}
+
+
+def _digest(pieces: Sequence[memoryview | bytes]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _compare(path: Path, pieces: Sequence[memoryview | bytes]) -> None:
+    buffer = bytearray(_BLOCK)
     with path.open("rb", buffering=0) as file:
         for piece in pieces:
             for start in range(0, len(piece), _BLOCK):
@@ -85,8 +101,6 @@ def write_checked(path: Path, pieces: Sequence[memoryview | bytes]) -> dict[str,
                 # A bytearray compares with any buffer in one memcmp; a memoryview would go byte by byte.
                 if file.readinto(window) != len(block) or window != block:
                     raise OSError(errno.EIO, "it does not read back as written", str(path))
-                digest.update(window)
-    return {"bytes": sum(map(len, pieces)), "sha256": digest.hexdigest()}
 
 
 def _write_out(path: Path, pieces: Sequence[memoryview | bytes], flag: int) -> None:
