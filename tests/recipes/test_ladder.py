@@ -285,7 +285,7 @@ def test_a_process_that_is_killed_is_said_to_be(climb: Climb, tmp_path: Path) ->
                 ours = me in status.read_text(encoding="utf-8")
             except OSError:
                 continue
-            if ours and b"_climb" in (status.parent / "cmdline").read_bytes():
+            if ours and b"recipes._ladder.climb" in (status.parent / "cmdline").read_bytes():
                 os.kill(int(status.parent.name), signal.SIGKILL)
 
     failure = run_child(Assignment(**values), kill)
