@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import nn
 
 
-class UpdatedLinear(nn.Module):
+class UpdatedLinear(nn.Module, ABC):
     """base(x) and an update of x; abstract."""
 
     base: nn.Module
 
     @property
+    @abstractmethod
     def apart(self) -> bool:
         """Whether the output is base(x) plus what `add_updates_` adds, so that the base may be computed in another way."""
-        raise NotImplementedError
 
+    @abstractmethod
     def add_updates_(self, out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Add the update for x [rows, ..., K] to out [rows, ..., D] in place, without gradients, and return it."""
-        raise NotImplementedError

@@ -9,10 +9,7 @@ from typing import Any
 from tunesmith.core.memory import peak_gb
 from tunesmith.core.progress import say
 from tunesmith.core.registry import ALIGNERS, PEFT, SCORERS
-from tunesmith.core.runs import Run
 from tunesmith.recipes._align.config import Config
-from tunesmith.recipes._command import command_of
-from tunesmith.train.parameters import HARMLESS
 
 POSITIONAL = "data"
 ENTRIES = {"method": ALIGNERS, "peft": PEFT, "scorer": SCORERS}
@@ -39,6 +36,7 @@ def run(config: Config) -> dict[str, Any]:
     from tunesmith.recipes._align.health import broken
     from tunesmith.recipes._align.page import rounds_of, write_page
     from tunesmith.recipes._align.ready import ready
+    from tunesmith.recipes._align.record import run_of
     from tunesmith.recipes._artefact import save_artefact
     from tunesmith.recipes._memory import require_memory
 
@@ -51,12 +49,7 @@ def run(config: Config) -> dict[str, Any]:
     start, folder = time.monotonic(), folder_of(config)
     it = ready(config, folder)
     require_memory(it.training, False, config.max_memory_gb, it.lm.model)
-    inputs = {
-        **config.model_dump(exclude={*HARMLESS, "allow_attackable"}),
-        "model_identity": it.lm.identity, "rows": it.fingerprint,
-    }  # fmt: skip
-    about = {"command": command_of("align", config.data, config), "parents": [], "scorer_attacked": it.attacked}
-    record = Run(folder, inputs, about, config.overwrite or not config.resume)
+    record = run_of(config, folder, it.lm, it.fingerprint, {"scorer_attacked": it.attacked})
     if not (folder / "checkpoints").is_dir():
         for path in sorted((folder / "rollouts").glob("*.json")):
             path.unlink()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tunesmith.core.runs import Run
 from tunesmith.models.load import LM
@@ -11,16 +13,16 @@ from tunesmith.recipes._command import command_of
 from tunesmith.train.parameters import HARMLESS
 
 
-def run_of(config: Config, folder: Path, lm: LM, fingerprint: str) -> Run:
+def run_of(config: Config, folder: Path, lm: LM, fingerprint: str, about: Mapping[str, Any] | None = None) -> Run:
     """Make or take up a run's directory.
 
     Args:
-        fingerprint: hash of what is learned from.
+        fingerprint: hash of what is learned from. about: what else `run.json` should hold.
 
     Raises:
         UserError: the folder holds something else, or a run with other settings.
         WorkFailed: it cannot be written.
     """
     inputs = {**config.model_dump(exclude={*HARMLESS, "allow_attackable"}), "model_identity": lm.identity, "rows": fingerprint}
-    about = {"command": command_of("align", config.data, config), "parents": []}
-    return Run(folder, inputs, about, config.overwrite or not config.resume)
+    record = {"command": command_of("align", config.data, config), "parents": [], **(about or {})}
+    return Run(folder, inputs, record, config.overwrite or not config.resume)
