@@ -15,7 +15,7 @@ from tunesmith.core.registry import SCORERS
 from tunesmith.recipes import align, inspect, reward
 from tunesmith.recipes._reward.attacks import Case, probe
 from tunesmith.recipes._reward.scoring import open_scorer
-from tunesmith.train.rollouts import Answer
+from tunesmith.train.scoring import Answer, scores_of
 
 SCORER = """
 calls = []
@@ -160,10 +160,8 @@ def test_a_function_that_throws_is_named_with_the_answer() -> None:
         WorkFailed, match=r"the scorer scorer.py:fails throws KeyError: 'no b' .line 12 of scorer.py., at the answer 'b' to 'q'"
     ):
         open_scorer("scorer.py:fails")(ANSWERS)
-    patient = {"name": "function", "path": "scorer.py:flaky", "first_wait": 0.0}
-    assert open_scorer(patient)(ANSWERS) == [1.0, 1.0, 1.0]
-    with pytest.raises(WorkFailed, match="throws TimeoutError: slow"):
-        open_scorer({**patient, "attempts": 2})(ANSWERS)
+    # The network's failures are for who asks: it is asked again.
+    assert scores_of(open_scorer("scorer.py:flaky"), ANSWERS, ["1", "2", "3"], 60.0) == [1.0, 1.0, 1.0]
     with pytest.raises(WorkFailed, match="gives what is no list of numbers"):
         open_scorer("scorer.py:text")(ANSWERS)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tunesmith.core.errors import UserError
-from tunesmith.train.update import Updater, restore, schedule_factor, weights
+from tunesmith.train.update import Updater, restore, round_at_random, schedule_factor, weights
 
 
 def moved(p: torch.nn.Parameter, gradient: float, rate: float, steps: int, decay: float = 0.01, clip: float = 0.0) -> list[float]:
@@ -219,3 +219,37 @@ def test_a_state_of_other_shapes_is_refused() -> None:
     with pytest.raises(UserError, match="no 'bias'"):
         Updater({"bias": torch.nn.Parameter(torch.zeros(2))}, 0.0, 0.0).load_state(state)
     Updater({"table": torch.nn.Parameter(torch.zeros(3, 2))}, 0.0, 0.0).load_state(state)
+
+
+def test_rounding_at_random_is_exact_on_average_and_leaves_what_bfloat16_holds() -> None:
+    source = torch.tensor([1.0 + 2**-9, -(1.0 + 2**-9), 0.05, -3e-4, 0.0]).repeat(40_000, 1)
+    target = torch.empty(source.shape, dtype=torch.bfloat16)
+    round_at_random(source, target, 1)
+    spacing = torch.tensor([2**-7, 2**-7, 2**-12, 2**-19, 1.0])
+    # At most one step of bfloat16 away, and the mean of 40,000 within five standard errors (a step's share p has sd <= 1/2).
+    assert ((target.float() - source).abs() < spacing).all()
+    assert ((target.double().mean(0) - source[0].double()).abs() < 5 * 0.5 * spacing / 200).all()
+    # The control: to the nearest, 1 + 2^-9 (a quarter of a step above 1) is 1 every time.
+    assert (source.bfloat16()[:, 0] == 1).all()
+    assert (target[:, 0] != 1).double().mean() == pytest.approx(0.25, abs=5 * 0.433 / 200)
+    exact = torch.empty_like(target)
+    round_at_random(target.float(), exact, 2)
+    assert torch.equal(exact, target)
+
+
+def test_rounding_at_random_is_the_same_with_the_same_seed_only() -> None:
+    source = torch.linspace(-1, 1, 200_001)
+    one, again, other = (torch.empty(200_001, dtype=torch.bfloat16) for _ in range(3))
+    for target, seed in ((one, 3), (again, 3), (other, 4)):
+        round_at_random(source, target, seed)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_a_small_update_is_seen_by_the_next_forward_pass() -> None:
+    # 1e-4 is less than half of bfloat16's step at 0.05 (2.4e-4): to the nearest, the model would not have moved.
+    p = torch.nn.Parameter(torch.full((300, 300), 0.05, dtype=torch.bfloat16))
+    before = float(p.detach().double().mean())
+    moved(p, 1.0, 1e-4, 1, decay=0.0)
+    assert before - float(p.detach().double().mean()) == pytest.approx(1e-4, rel=0.03)
+    assert torch.equal(torch.tensor(before - 1e-4).bfloat16(), torch.tensor(before).bfloat16())

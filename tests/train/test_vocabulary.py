@@ -64,7 +64,12 @@ def test_losses_and_used_rows_are_those_of_the_whole_table(dtype: str, tmp_path:
         if name == TABLE:  # what is not used does not decay
             assert not torch.equal(expected[others], start[name][others])
             expected[others] = start[name][others]
-        assert torch.allclose(weight, expected, rtol=1e-3, atol=1e-5 if dtype == "fp32" else 2e-2), name
+        if dtype == "fp32":
+            assert torch.allclose(weight, expected, rtol=1e-3, atol=1e-5), name
+        elif not name.endswith("key.bias"):
+            # Weights are rounded at random, differently in a table of another size, so single ones differ; a weight has moved
+            # by 0.01 or more. A bias of keys is moved by nothing but rounding: softmax does not see it.
+            assert (weight.float() - expected.float()).abs().mean() < 1e-3, name
     assert not torch.allclose(weights[TABLE][USED], start[TABLE][USED], rtol=1e-2)
 
 

@@ -220,9 +220,7 @@ class Rollouts(VaryingRows):
         clock.note("sampling")
         answers, wheres = self._answers(prompts, found), [p.where for p in prompts]
         judges = it.judges
-        scores = scores_of(judges.scorer, answers, wheres, judges.timeout)
-        if judges.no_end is not None:
-            scores = [s if a.ended else judges.no_end for s, a in zip(scores, answers, strict=True)]
+        scores = scores_of(judges.scorer, answers, wheres, judges.timeout, judges.no_end)
         clock.note("scoring")
         held_out = scores_of(judges.held_out, answers, wheres, judges.timeout) if judges.held_out else []
         clock.note("held_out")

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from tunesmith.core.errors import TunesmithError, WorkFailed
@@ -32,50 +31,39 @@ class Answer:
 Scorer = Callable[[Sequence[Answer]], Sequence[float]]
 
 
-def scores_of(scorer: Scorer, answers: Sequence[Answer], wheres: Sequence[str], timeout: float) -> list[float]:
+def scores_of(
+    scorer: Scorer, answers: Sequence[Answer], wheres: Sequence[str], timeout: float, no_end: float | None = None
+) -> list[float]:
     """Return one finite score for each answer.
 
     Args:
         wheres: where each answer's prompt stands, for messages. timeout: seconds a scorer may take; it is kept to on the main
             thread of a process only, for it is enforced by a signal.
+        no_end: score of an answer that did not end, in the place of the scorer's; None = the scorer's counts.
 
     Raises:
         UserError: the scorer cannot judge at all. WorkFailed: it failed or took too long each time it was asked, gave another
             number of scores, or one that is not finite; the answer is named.
     """
-    problem: Exception | None = None
+    problem = ""
     for wait in (0.0, *_WAITS):
-        if problem is not None:
-            say(f"the scorer failed ({_named(problem)}); it is asked again")
+        if problem:
+            say(f"the scorer failed ({problem}); it is asked again")
             time.sleep(wait)
-        attempt = _Attempt()
-        with attempt, _at_most(timeout):
-            attempt.scores = [float(score) for score in scorer(answers)]
-        problem = attempt.problem
-        if problem is None:
-            return _looked_at(attempt.scores, answers, wheres)
+        try:
+            with _at_most(timeout):
+                scores = [float(score) for score in scorer(answers)]
+        except TunesmithError:  # comes from scorers that have tried again already
+            raise
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}".rstrip(": ")[:300]
+            continue
+        _look_at(scores, answers, wheres)
+        return scores if no_end is None else [s if a.ended else no_end for s, a in zip(scores, answers, strict=True)]
     raise WorkFailed(
-        f"the scorer failed {len(_WAITS) + 1} times on {len(answers)} answers, the first to {wheres[0]}: {_named(problem)}",
+        f"the scorer failed {len(_WAITS) + 1} times on {len(answers)} answers, the first to {wheres[0]}: {problem}",
         "Mend the scorer, or let it take longer with --scorer_timeout. The same command goes on from the newest checkpoint.",
     )
-
-
-class _Attempt:
-    """Asking once: keeps what went wrong in somebody else's code, whatever it is."""
-
-    def __init__(self) -> None:
-        self.scores: list[float] = []
-        self.problem: Exception | None = None
-
-    def __enter__(self) -> _Attempt:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
-        # Our own errors come from scorers that have tried again already.
-        if not isinstance(error, Exception) or isinstance(error, TunesmithError):
-            return False
-        self.problem = error
-        return True
 
 
 @contextmanager
@@ -98,17 +86,12 @@ def _at_most(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _looked_at(scores: list[float], answers: Sequence[Answer], wheres: Sequence[str]) -> list[float]:
+def _look_at(scores: list[float], answers: Sequence[Answer], wheres: Sequence[str]) -> None:
     if len(scores) != len(answers):
         raise WorkFailed(f"the scorer gave {len(scores)} scores for {len(answers)} answers", "Give one for each.")
     for where, answer, score in zip(wheres, answers, scores, strict=True):
         if not math.isfinite(score):
             raise WorkFailed(
                 f"the scorer gave {score} to the answer {answer.text[:80]!r} to {where}",
-                "Mend the scorer; rounds that were finished are kept.",
+                "Mend the scorer: it must stand any answer, an empty one too. Rounds that were finished are kept.",
             )
-    return scores
-
-
-def _named(problem: Exception | None) -> str:
-    return f"{type(problem).__name__}: {problem}".rstrip(": ")[:300]

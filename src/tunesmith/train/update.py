@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 
@@ -12,6 +13,9 @@ from tunesmith.train.anchor import Anchor, Held
 from tunesmith.train.engines.local import current
 from tunesmith.train.parameters import Schedule
 from tunesmith.train.training import Training
+
+# How many random numbers are kept for rounding; a prime, so that no row of a matrix is a multiple of it.
+_DITHER = 65_521
 
 
 def schedule_factor(schedule: Schedule, step: int, total: int, warmup: int) -> float:
@@ -35,7 +39,8 @@ class Updater:
 
     bfloat16 has 8 bits of precision: an update smaller than 1/256 of a weight would be lost. So parameters in reduced
     precision have float32 masters, which gather their gradients, which the optimizer moves, and which the parameters
-    are rounded from.
+    are rounded from: bfloat16 up or down at random, so that on average the model has moved as far as its masters, however
+    little that is (`round_at_random`).
 
     Args:
         parameters: what is trained, by name.
@@ -123,9 +128,14 @@ class Updater:
 
     def _round(self) -> None:
         with torch.no_grad():
-            for name, p in self.parameters.items():
-                if self.masters[name] is not p:
-                    p.copy_(self.masters[name])
+            for i, (name, p) in enumerate(self.parameters.items()):
+                master = self.masters[name]
+                if p.dtype == torch.bfloat16:
+                    # Drawn anew every step, and the same again where a checkpoint of that step is loaded.
+                    step = int(self.optimizer.state.get(master, {}).get("step", 0))
+                    round_at_random(self.engine.mine(master), self.engine.mine(p), 1_000_003 * step + i)
+                elif master is not p:
+                    p.copy_(master)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return everything needed to continue: masters and both moments, float32, and their step counts."""
@@ -160,6 +170,31 @@ class Updater:
                         key: self.engine.part(t, master) if t.shape == master.shape else t for key, t in moments.items()
                     }
         self._round()
+
+
+@functools.cache
+def _dither(device: torch.device) -> torch.Tensor:
+    drawn = torch.Generator().manual_seed(0)
+    return torch.randint(1 << 16, (2 * _DITHER,), dtype=torch.int32, generator=drawn).to(device)
+
+
+def round_at_random(source: torch.Tensor, target: torch.Tensor, seed: int) -> None:
+    """Round float32 to bfloat16 upwards with the probability that makes the mean exact; what bfloat16 holds exactly stays.
+
+    The upper half of a float32's bits is a bfloat16; adding a drawn number below 2^16 to the whole carries into it as often
+    as the lower half is large (stochastic rounding: Gupta et al. 2015, equation 1, here on floating-point bits).
+
+    Args:
+        source: float32, finite. target: bfloat16 of the same shape, contiguous; written.
+        seed: the same seed rounds the same numbers alike.
+    """
+    bits, out = source.detach().view(torch.int32).flatten(), target.detach().view(torch.int16).view(-1)
+    # Numbers are drawn once and read from another place each time: drawing 1e8 of them takes longer than an AdamW step.
+    start = seed * 7919 % _DITHER
+    noise = _dither(bits.device)[start : start + _DITHER]
+    # In pieces that stay in the cache.
+    for here, piece in zip(out.split(_DITHER), bits.split(_DITHER), strict=True):
+        here.copy_((piece + noise[: len(piece)]).bitwise_right_shift_(16))
 
 
 def _finite(tensor: torch.Tensor) -> bool:

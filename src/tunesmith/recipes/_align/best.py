@@ -37,11 +37,12 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class ReadyBest:
-    """Who answers, what is asked, and who judges."""
+    """Who answers, what is asked, and who judges; `attacked` is how that one stood attacks."""
 
     lm: LM
     prompts: list[Prompt]
     scorer: Scorer
+    attacked: dict[str, Any]
     samples: int
     fingerprint: str
     warnings: list[str]
@@ -61,8 +62,10 @@ def ready(config: Config) -> ReadyBest:
     assert config.scorer is not None
     scorer, lm = open_scorer(config.scorer), load(config.model, dtype=config.dtype)
     prompts, warnings = read_prompts(config, lm)
-    require_sound(scorer, lm, prompts, Sampling(config.max_new_tokens), config.seed, config.allow_attackable)
-    return ReadyBest(lm, prompts, scorer, samples, text_hash(canonical([list(p.ids) for p in prompts])), warnings)
+    attacked = require_sound(
+        scorer, lm, prompts, Sampling(config.max_new_tokens), config.seed, config.allow_attackable, config.scorer_timeout
+    )
+    return ReadyBest(lm, prompts, scorer, attacked, samples, text_hash(canonical([list(p.ids) for p in prompts])), warnings)
 
 
 def answered(it: ReadyBest, config: Config, folder: Path) -> list[dict[str, Any]]:
@@ -95,9 +98,7 @@ def _portion(it: ReadyBest, prompts: Sequence[Prompt], config: Config) -> list[d
     how = Sampling(config.max_new_tokens)
     found = complete(it.lm, [prompt.ids for prompt in asked], how, derive(config.seed, "best of n"))
     answers = [Answer(p.text, c.text, c.stop_reason != "length", p.golds) for p, c in zip(asked, found, strict=True)]
-    scores = scores_of(it.scorer, answers, [prompt.where for prompt in asked], config.scorer_timeout)
-    if config.no_end is not None:
-        scores = [s if a.ended else config.no_end for s, a in zip(scores, answers, strict=True)]
+    scores = scores_of(it.scorer, answers, [prompt.where for prompt in asked], config.scorer_timeout, config.no_end)
     k = it.samples
     return [
         {
@@ -156,7 +157,7 @@ def choose(config: Config, folder: Path) -> dict[str, Any]:
     """
     start = time.monotonic()
     it = ready(config)
-    run_of(config, folder, it.lm, it.fingerprint)
+    run_of(config, folder, it.lm, it.fingerprint, {"scorer_attacked": it.attacked})
     say(f"{len(it.prompts):,} prompts; {it.samples} answers each of at most {config.max_new_tokens} tokens")
     begin = time.monotonic()
     rows = answered(it, config, folder)

@@ -88,7 +88,7 @@ def ready(config: Config, folder: Path) -> Ready:
     prompts, warnings = read_prompts(config, lm)
     texts = read_texts(config, lm, warnings) if config.ptx else None
     sampling = Sampling(config.max_new_tokens, ignore_end=config.fixed_length)
-    attacked = require_sound(scorer, lm, prompts, sampling, config.seed, config.allow_attackable)
+    attacked = require_sound(scorer, lm, prompts, sampling, config.seed, config.allow_attackable, config.scorer_timeout)
     judges = Judges(
         scorer, open_scorer(config.held_out, trunk_of((entry, peft), lm)) if config.held_out else None, config.scorer_timeout,
         config.no_end, config.end_at, config.end_after,

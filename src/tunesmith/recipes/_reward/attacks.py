@@ -6,18 +6,18 @@ where it scores above the real answer for more than half of the prompts.
 
 from __future__ import annotations
 
-import math
 import random
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.core.errors import UserError, WorkFailed
+from tunesmith.core.errors import UserError
 from tunesmith.core.seeds import derive
 from tunesmith.models.generate import Sampling, complete
 from tunesmith.models.load import LM
-from tunesmith.train.rollouts import Answer, Prompt, Scorer
+from tunesmith.train.rollouts import Prompt
+from tunesmith.train.scoring import Answer, Scorer, scores_of
 
 ATTACKS = {
     "empty": "no answer at all",
@@ -40,30 +40,27 @@ class Case:
     real: tuple[str, ...]
 
 
-def probe(scorer: Scorer, cases: Sequence[Case], seed: int, cut: Callable[[str], str] = lambda text: text) -> dict[str, Any]:
+def probe(
+    scorer: Scorer, cases: Sequence[Case], seed: int, cut: Callable[[str], str] = lambda text: text, timeout: float = 600.0
+) -> dict[str, Any]:
     """Let a scorer judge real answers and attacks.
 
     Args:
-        cut: shortens a text to what the policy could say.
+        cut: shortens a text to what the policy could say. timeout: seconds the scorer may take.
 
     Returns:
         prompts, and attacks: name -> {what, share (of prompts whose best real answer it scores above), n, preferred}.
 
     Raises:
-        WorkFailed: a score is missing or not finite.
+        WorkFailed: the scorer failed, or a score is missing or not finite.
     """
     asked: list[tuple[int, str, Answer]] = []
     for number, case in enumerate(cases):
         asked += [(number, "", Answer(case.prompt, text, True, case.real)) for text in case.real]
         made = _made(case, cases, random.Random(derive(seed, "attack", number)))
         asked += [(number, name, Answer(case.prompt, cut(text), True, case.real)) for name, text in made.items()]
-    scores = [float(s) for s in scorer([answer for *_, answer in asked])]
-    if len(scores) != len(asked):
-        raise WorkFailed(f"the scorer gave {len(scores)} scores for {len(asked)} answers", "Give one for each.")
-    for (*_, answer), score in zip(asked, scores, strict=True):
-        if not math.isfinite(score):
-            said = f"the scorer gave {score} to the answer {answer.text[:80]!r} to {answer.prompt[:80]!r}"
-            raise WorkFailed(said, "Mend the scorer: it must stand any answer, an empty one too.")
+    answers = [answer for *_, answer in asked]
+    scores = scores_of(scorer, answers, [f"{answer.prompt[:80]!r}" for answer in answers], timeout)
     best = [max(s for (at, name, _), s in zip(asked, scores, strict=True) if at == n and not name) for n in range(len(cases))]
     found = {}
     for attack, what in ATTACKS.items():
@@ -88,7 +85,9 @@ def _made(case: Case, cases: Sequence[Case], generator: random.Random) -> dict[s
     return {name: text for name, text in made.items() if text not in case.real and (text or name == "empty")}
 
 
-def require_sound(scorer: Scorer, lm: LM, prompts: Sequence[Prompt], how: Sampling, seed: int, allowed: bool) -> dict[str, Any]:
+def require_sound(
+    scorer: Scorer, lm: LM, prompts: Sequence[Prompt], how: Sampling, seed: int, allowed: bool, timeout: float
+) -> dict[str, Any]:
     """Attack the scorer that is about to steer a policy; real answers are the right ones, or the best of four of the policy's.
 
     Returns:
@@ -108,7 +107,7 @@ def require_sound(scorer: Scorer, lm: LM, prompts: Sequence[Prompt], how: Sampli
         ids = lm.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
         return text if len(ids) <= how.max_new_tokens else lm.tokenizer.decode(ids[: how.max_new_tokens])
 
-    found = probe(scorer, cases, seed, cut)
+    found = probe(scorer, cases, seed, cut, timeout)
     if (preferred := in_words(found["attacks"])) and not allowed:
         raise UserError(
             f"the scorer prefers {'; '.join(preferred)}: a policy would learn to say that",

@@ -15,9 +15,11 @@ from tunesmith.recipes._reward.config import Config as RewardConfig
 from tunesmith.recipes._reward.measures import Pairs
 from tunesmith.recipes._reward.rows import decided, read_judgements
 from tunesmith.recipes._reward.scoring import open_scorer
-from tunesmith.train.rollouts import Answer
+from tunesmith.train.scoring import Answer, scores_of
 
 _ATTACKED, _CHANCE = 30, 0.5
+# Seconds a scorer may take over all it is asked at once.
+_PATIENCE = 3600.0
 
 
 def inspect_scorer(scorer: str, data: str, rows: int, threads: int | None) -> dict[str, Any]:
@@ -35,10 +37,11 @@ def inspect_scorer(scorer: str, data: str, rows: int, threads: int | None) -> di
     judged = read_judgements(RewardConfig.model_validate({"data": data, "test_rows": rows, "allow_canary": True}))
     test = [*filter(decided, judged.test)]
     flat = [(prompt_of(p), text) for p in test for text in p.completions]
-    scores = iter([float(s) for s in found([Answer(prompt, text, True) for prompt, text in flat])])
+    wheres = [p.where for p in test for _ in p.completions]
+    scores = iter(scores_of(found, [Answer(prompt, text, True) for prompt, text in flat], wheres, _PATIENCE))
     pairs = Pairs.of(test, [[next(scores) for _ in p.completions] for p in test], {})
     cases = [Case(prompt_of(p), (p.completions[p.ranks.index(1)],)) for p in test[:_ATTACKED]]
-    attacked = probe(found, cases, 0)
+    attacked = probe(found, cases, 0, timeout=_PATIENCE)
     return {
         "status": "done", "scorer": scorer, "data": data, "agreement": pairs.accuracy(np.ones(len(pairs.difference), bool), 0),
         "ties": len(judged.test) - len(test), **attacked, "preferred": in_words(attacked["attacks"]),

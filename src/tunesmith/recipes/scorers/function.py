@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from pydantic import Field
 
 from tunesmith.core.config import Config
 from tunesmith.core.errors import UserError, WorkFailed, near_miss
@@ -29,10 +26,6 @@ class Parameters(Config):
 
     path: str
     """FILE.py:NAME; the file is run as your own programme, so it must be one you trust"""
-    attempts: int = Field(3, ge=1, le=20)
-    """how often to call it where the network or the disk fails it (OSError, a timeout too)"""
-    first_wait: float = Field(1.0, ge=0, allow_inf_nan=False)
-    """seconds before it is called again; each further wait is twice as long"""
 
 
 def open(parameters: Parameters) -> Scorer:
@@ -65,25 +58,22 @@ def open(parameters: Parameters) -> Scorer:
 
 
 def _asked(function: Any, parameters: Parameters, answers: Sequence[Answer]) -> list[float]:
-    """Call the function, again after a wait where the network or the disk failed it.
+    """Call the function.
 
     Raises:
+        OSError: the network or the disk failed it; who asks may ask again.
         WorkFailed: it throws; names the first answer that it throws at by itself. Or it gives something that is no number.
     """
-    wait = parameters.first_wait
-    for left in reversed(range(parameters.attempts)):
-        try:
-            return _numbers(function([a.prompt for a in answers], [a.text for a in answers]), parameters)
-        except _THROWN as error:
-            if not isinstance(error, OSError) or not left:
-                culprit = _culprit(function, answers) if not isinstance(error, OSError) else ""
-                raise WorkFailed(
-                    f"the scorer {parameters.path} throws {type(error).__name__}: {error}{_line(error, parameters)}{culprit}",
-                    "Mend the function; rounds that were finished are kept.",
-                ) from error
-            time.sleep(wait)
-            wait *= 2
-    raise AssertionError("a last attempt returns or raises")
+    try:
+        return _numbers(function([a.prompt for a in answers], [a.text for a in answers]), parameters)
+    except OSError:
+        raise
+    except _THROWN as error:
+        raise WorkFailed(
+            f"the scorer {parameters.path} throws {type(error).__name__}: {error}{_line(error, parameters)}"
+            f"{_culprit(function, answers)}",
+            "Mend the function; rounds that were finished are kept.",
+        ) from error
 
 
 def _numbers(scores: Any, parameters: Parameters) -> list[float]:
