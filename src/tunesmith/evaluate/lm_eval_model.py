@@ -6,6 +6,7 @@ continuation as one text, special tokens read), because a published number stand
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from tunesmith.models.score import Request, score_requests
 
 Tokens = tuple[int, ...]
 _NEW_TOKENS = 256
+_CONTEXTS = 64
 _HEEDED = ("do_sample", "temperature", "top_p")
 
 
@@ -39,6 +41,8 @@ class TunesmithLM(TemplateLM):
         self.lm, self.tokenizer = lm, lm.tokenizer
         self.max_length = max_length or lm.context_length
         self._seed = seed
+        # lm-eval asks for a context again with each of its continuations.
+        self._known = functools.lru_cache(maxsize=_CONTEXTS)(self._encode)
 
     @property
     def eot_token_id(self) -> int:
@@ -60,8 +64,11 @@ class TunesmithLM(TemplateLM):
         """Return the ids of a text; with the tokenizer's own special tokens unless they are there or not wanted."""
         if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
             add_special_tokens = False
+        return list(self._known(string, add_special_tokens))
+
+    def _encode(self, string: str, add_special_tokens: bool | None) -> list[int]:
         options = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-        return self.tokenizer.encode(string, **options)
+        return list(self.tokenizer.encode(string, **options))
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Render a conversation; without its system message if the template refuses one."""

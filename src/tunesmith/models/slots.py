@@ -69,6 +69,7 @@ class OwnSlots:
     def __init__(self, model: Any, size: int, tokens: int, past: Past | None, shared: int) -> None:
         self.size, self.past, self.shared = size, past, shared
         self._model, self._trunk = model, trunk_of(model, pack=True)
+        self._updates = self._trunk.updates()
         shape = (size, -(-tokens // _STEP) * _STEP, 2 * self._trunk.shared, self._trunk.width)
         self._layers = [torch.zeros(shape, dtype=self._trunk.dtype) for _ in range(self._trunk.layers)]
         self._lengths: list[int] = []
@@ -120,7 +121,7 @@ class OwnSlots:
             return found.reshape(count, -1)
 
         with of_rows(self._model, [(adapter, 1) for adapter in self._adapters]):
-            hidden = self._trunk(torch.tensor(tokens), lengths + start, attend)
+            hidden = self._trunk(torch.tensor(tokens), lengths + start, attend, self._updates)
         self._lengths = [length + 1 for length in self._lengths]
         return hidden
 

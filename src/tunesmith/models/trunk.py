@@ -57,17 +57,93 @@ class _Block:
 
     Attributes:
         qkv: [N, D] -> queries, keys and values side by side. output: ([N, H * head], residual [N, D]) -> [N, D].
-        gated: [N, D] -> [N, F]. down: ([N, F], residual [N, D]) -> [N, D].
+        both: [N, D] -> gate and what it is put on, [N, F] each. down: ([N, F], residual [N, D]) -> [N, D].
         behind: what a peft method put behind the block, [N, D] -> [N, D]; None = nothing.
     """
 
     attention_norm: nn.Module
-    qkv: Callable[[torch.Tensor], torch.Tensor]
-    output: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    qkv: _Products
+    output: _Products
     mlp_norm: nn.Module
-    gated: Callable[[torch.Tensor], torch.Tensor]
-    down: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    both: _Products
+    down: _Products
     behind: Callable[[torch.Tensor], torch.Tensor] | None
+
+    def updates(self) -> _BlockUpdates:
+        return _BlockUpdates(self.qkv.update(), self.output.update(), self.both.update(), self.down.update())
+
+
+class _Update:
+    """The updates of several products of the same input as two thin products: all A below each other, B block by block."""
+
+    def __init__(self, factors: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        self._a = Packed(torch.cat([a for a, _ in factors]), None)
+        self._b = Packed(torch.block_diag(*(b for _, b in factors)), None)
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Return out [N, D] and the updates for x [N, K]."""
+        return self._b(self._a(x), out)
+
+
+@dataclass(frozen=True)
+class _BlockUpdates:
+    """Of each product of a block its updates; None = it has none that could be laid out, and makes them itself."""
+
+    qkv: _Update | None = None
+    output: _Update | None = None
+    both: _Update | None = None
+    down: _Update | None = None
+
+
+_NONE = _BlockUpdates()
+
+
+class _Products:
+    """What several modules make of the same input, side by side; one product where their weights can be laid out."""
+
+    def __init__(self, modules: Sequence[Any], packed: bool) -> None:
+        self._modules = modules
+        own = [module.base if isinstance(module, UpdatedLinear) and module.apart else module for module in modules]
+        self._product = _side_by_side(own) if packed and all(map(_packable, own)) else None
+        self._widths = [len(module.weight) for module in own] if self._product else []
+        self._updated = any(isinstance(module, UpdatedLinear) for module in modules)
+
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None, update: _Update | None = None) -> torch.Tensor:
+        """Map x [N, K] to [N, D], D of all modules together, and add residual [N, D]."""
+        if self._product is None:
+            made = self.apart(x)
+            out = made[0] if len(made) == 1 else torch.cat(made, -1)
+            return out if residual is None else residual + out
+        out = self._product(x, residual)
+        if update:
+            return update(x, out)
+        if self._updated:
+            for module, piece in zip(self._modules, out.split(self._widths, -1), strict=True):
+                if isinstance(module, UpdatedLinear):
+                    module.add_updates_(piece, x)
+        return out
+
+    def apart(self, x: torch.Tensor, update: _Update | None = None) -> Sequence[torch.Tensor]:
+        """Map x [N, K] to what each module makes of it."""
+        if self._product is None:
+            return [module(x) for module in self._modules]
+        return self(x, update=update).split(self._widths, -1)
+
+    def update(self) -> _Update | None:
+        """Lay out the updates that the modules make now."""
+        if self._product is None or not self._updated:
+            return None
+        found = []
+        for module, width in zip(self._modules, self._widths, strict=True):
+            factors = module.factors_now() if isinstance(module, UpdatedLinear) else _nothing(module.weight, width)
+            if factors is None:
+                return None
+            found.append(factors)
+        return _Update(found)
+
+
+def _nothing(weight: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return weight.new_zeros(0, weight.shape[1]), weight.new_zeros(width, 0)
 
 
 class Trunk:
@@ -92,11 +168,17 @@ class Trunk:
         """Precision of the hidden states."""
         return self._embed.weight.dtype
 
-    def __call__(self, ids: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+    def updates(self) -> list[_BlockUpdates]:
+        """Lay out the updates that adapters make now, for passes of few tokens; they are not those of a later training step."""
+        return [block.updates() for block in self._blocks]
+
+    def __call__(
+        self, ids: torch.Tensor, positions: torch.Tensor, attend: Attend, updates: Sequence[_BlockUpdates] | None = None
+    ) -> torch.Tensor:
         """Return the last hidden states [N, D], normalised.
 
         Args:
-            ids, positions: [N], of all rows one after the other.
+            ids, positions: [N], of all rows one after the other. updates: of each block, laid out before.
             attend: (layer, q [N, H, head], keys and values [N, 2 H_kv, head]), with rotated q and keys, to what was
                 attended to [N, H * head]; q is not scaled yet.
         """
@@ -104,10 +186,12 @@ class Trunk:
         cos, sin = (turn[0, :, None, : self.width // 2].contiguous() for turn in self._rotary(x[None], positions[None]))
         rotated = self.heads + self.shared
         for number, block in enumerate(self._blocks):
-            mixed = block.qkv(_normed(block.attention_norm, x)).view(len(x), rotated + self.shared, self.width)
+            own = updates[number] if updates else _NONE
+            mixed = block.qkv(_normed(block.attention_norm, x), update=own.qkv).view(len(x), rotated + self.shared, self.width)
             _rotate(mixed[:, :rotated], cos, sin)
-            x = block.output(attend(number, mixed[:, : self.heads], mixed[:, self.heads :]), x)
-            x = block.down(block.gated(_normed(block.mlp_norm, x)), x)
+            x = block.output(attend(number, mixed[:, : self.heads], mixed[:, self.heads :]), x, own.output)
+            gate, up = block.both.apart(_normed(block.mlp_norm, x), own.both)
+            x = block.down(torch.nn.functional.silu(gate).mul_(up), x, own.down)
             x = block.behind(x) if block.behind else x
         return _normed(self._norm, x)
 
@@ -153,57 +237,18 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
 
 def _block(layer: Any, packed: bool) -> _Block:
     attention, mlp = layer.self_attn, layer.mlp
-    qkv = _together((attention.q_proj, attention.k_proj, attention.v_proj), packed)
-    both = _together((mlp.gate_proj, mlp.up_proj), packed)
-    gated = lambda x: _gated(*both(x).chunk(2, -1))  # noqa: E731
-    output, down = _added(attention.o_proj, packed), _added(mlp.down_proj, packed)
-    return _Block(layer.input_layernorm, qkv, output, layer.post_attention_layernorm, gated, down, getattr(layer, BEHIND, None))
-
-
-def _together(modules: Sequence[Any], packed: bool) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What several modules make of the same input, side by side; one product where their weights can be laid out."""
-    own = [_own(module) for module in modules]
-    if not packed or not all(map(_packable, own)):
-        return lambda x: torch.cat([module(x) for module in modules], -1)
-    product = _side_by_side(own)
-    if not any(isinstance(module, UpdatedLinear) for module in modules):
-        return product
-    widths = [len(module.weight) for module in own]
-
-    def updated(x: torch.Tensor) -> torch.Tensor:
-        out = product(x)
-        for module, piece in zip(modules, out.split(widths, -1), strict=True):
-            if isinstance(module, UpdatedLinear):
-                module.add_updates_(piece, x)
-        return out
-
-    return updated
-
-
-def _own(module: Any) -> Any:
-    """The layer of the model itself, below an update that is added to its output."""
-    return module.base if isinstance(module, UpdatedLinear) and module.apart else module
+    qkv = _Products((attention.q_proj, attention.k_proj, attention.v_proj), packed)
+    both = _Products((mlp.gate_proj, mlp.up_proj), packed)
+    output, down = _Products((attention.o_proj,), packed), _Products((mlp.down_proj,), packed)
+    return _Block(layer.input_layernorm, qkv, output, layer.post_attention_layernorm, both, down, getattr(layer, BEHIND, None))
 
 
 def _side_by_side(modules: Sequence[Any]) -> Packed:
     """One product in place of several of the same input."""
-    weight = torch.cat([m.weight for m in modules])
+    weight = modules[0].weight if len(modules) == 1 else torch.cat([m.weight for m in modules])
     if all(m.bias is None for m in modules):
         return Packed(weight, None)
     return Packed(weight, torch.cat([m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias for m in modules]))
-
-
-def _gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.silu(gate).mul_(up)
-
-
-def _added(module: Any, packed: bool) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    product = _product(_own(module), packed)
-    if not isinstance(product, Packed):
-        return lambda x, residual: residual + module(x)
-    if isinstance(module, UpdatedLinear):
-        return lambda x, residual: module.add_updates_(product(x, residual), x)
-    return product
 
 
 def _product(module: Any, packed: bool) -> Any:

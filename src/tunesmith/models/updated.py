@@ -21,3 +21,7 @@ class UpdatedLinear(nn.Module, ABC):
     @abstractmethod
     def add_updates_(self, out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Add the update for x [rows, ..., K] to out [rows, ..., D] in place, without gradients, and return it."""
+
+    def factors_now(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return A [R, K] and B [D, R] where the update is B A x for every row and nothing else; None = it is not."""
+        return None
