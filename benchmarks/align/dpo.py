@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     options = parser.parse_args()
     target = HERE / "dpo.json"
-    rounds = json.loads(target.read_text(encoding="utf-8"))["rounds"] if target.is_file() else []
+    rounds: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_pairs(folder / "pairs.jsonl", options.rows)

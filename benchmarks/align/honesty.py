@@ -7,29 +7,20 @@ Writes honesty.json and honesty.svg beside this script. The rows carry a canary 
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from tunesmith.core.config import parse_value, set_key, validate
 from tunesmith.core.files import text_hash, write_json, write_jsonl
 from tunesmith.data.questions import Question, read_questions
-from tunesmith.evaluate.honesty import judge, mean_worth, shares, thresholds_for
 from tunesmith.recipes import honesty
-from tunesmith.recipes._honesty.asking import ask, question_prompt
-from tunesmith.recipes._models import load
-from tunesmith.rl.reward_table import RewardTable
-from tunesmith.stats.compare import compare
 
 HERE = Path(__file__).parent
 TRAIN, TEST, FALSE_TRAIN, FALSE_TEST = 600, 400, 60, 40
-# Nothing learns from these: they find the thresholds of a tuned model.
+# Nothing learns from these: they find the thresholds of the model that was tuned on gold answers.
 FRESH, FALSE_FRESH = 260, 40
 # Relations that only a person, and only a place, can have: across, what is asked is not so.
 OF_PEOPLE = ("eye color", "instrument", "voice type", "blood type")
@@ -58,7 +49,7 @@ def false_premises(facts: Sequence[Question]) -> list[dict[str, Any]]:
 
 
 def questions(folder: Path) -> Path:
-    """Write the questions: some facts of either side, and some false premises of either side."""
+    """Write the questions: facts and false premises to learn from, to be measured on, and then to find thresholds on."""
     facts = read_questions("bigbench:qa_wikidata")
     folder.mkdir(parents=True, exist_ok=True)
     crossed = folder / "crossed.jsonl"
@@ -66,44 +57,18 @@ def questions(folder: Path) -> Path:
     plain = [{"question": q.text, "answers": list(q.answers)} for q in (*facts.train[:TRAIN], *facts.test[:TEST])]
     write_jsonl(crossed, [plain[0], *false_premises([*facts.train, *facts.test])])
     others = read_questions(str(crossed))
-    false = [q for q in others.train if q.false_premise][:FALSE_TRAIN] + [q for q in others.test if q.false_premise][:FALSE_TEST]
+    learned, held = ([q for q in part if q.false_premise] for part in (others.train, others.test))
+    fresh = [*facts.train[TRAIN : TRAIN + FRESH], *learned[FALSE_TRAIN : FALSE_TRAIN + FALSE_FRESH]]
+    false = [*learned[:FALSE_TRAIN], *held[:FALSE_TEST], *fresh]
     path = folder / "wikidata.jsonl"
-    write_jsonl(path, [*plain, *({"question": q.text, "answers": [], "false_premise": True} for q in false)])
+    rows = [{"question": q.text, "answers": list(q.answers), "false_premise": q.false_premise} for q in false]
+    write_jsonl(path, [*plain, *rows])
     return path
-
-
-def tuned_threshold(folder: Path, config: honesty.Config, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Let the model that was tuned on gold answers keep silent below thresholds found on questions that nothing learned from.
-
-    Returns:
-        hedge_from, answer_from, score and outcomes on the test questions, known_answered, differences (against the other routes).
-    """
-    table = RewardTable(**config.table.model_dump())
-    fresh = read_questions("bigbench:qa_wikidata").train[TRAIN : TRAIN + FRESH]
-    fresh += [q for q in read_questions(str(folder / "crossed.jsonl")).train if q.false_premise][FALSE_TRAIN:][:FALSE_FRESH]
-    lm = load(config.model, str(folder / "run" / "gold" / "adapter"), config.dtype)
-    said = ask(config, lm, [question_prompt(config, q) for q in fresh], folder / "fresh.jsonl")
-    right = np.array([judge(q, one.text) == "correct" for q, one in zip(fresh, said, strict=True)])
-    hedge_from, answer_from = thresholds_for(table, np.array([one.confidence for one in said]), right)
-    outcomes = []
-    for row in rows:
-        sure, good = row["said"]["gold"]["confidence"], row["said"]["gold"]["outcome"] == "correct"
-        plain, hedged = ("correct", "hedged_correct") if good else ("wrong", "hedged_wrong")
-        outcomes.append("declined" if sure < hedge_from else hedged if sure < answer_from else plain)
-    others = {name: [[row["said"][name]["outcome"] for row in rows]] for name in rows[0]["said"]}
-    pairs = [("gold, threshold", name) for name in others]
-    found = compare(mean_worth(table), [r["question"] for r in rows], {**others, "gold, threshold": [outcomes]}, 0, pairs=pairs)
-    known = [outcome != "declined" for outcome, row in zip(outcomes, rows, strict=True) if row["known"]]
-    return {
-        "hedge_from": hedge_from, "answer_from": answer_from, "score": asdict(found.intervals["gold, threshold"]),
-        "outcomes": dict(shares(outcomes)), "known_answered": sum(known) / len(known), "known": len(known),
-        "differences": [asdict(difference) for difference in found.differences],
-    }  # fmt: skip
 
 
 def picture(report: dict[str, Any]) -> str:
     """Draw what every route did with the test questions: one bar each, with its score."""
-    width, row, left = 620, 34, 110
+    width, row, left = 600, 34, 130
     lines = []
     for i, route in enumerate(report["routes"]):
         x, y, total = float(left), 30 + row * i, sum(route["outcomes"].values())
@@ -132,7 +97,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     values: dict[str, Any] = {
         "data": str(questions(folder)), "unanswerable": "bigbench:known_unknowns", "train_rows": TRAIN + FALSE_TRAIN,
-        "test_rows": TEST + FALSE_TEST, "threads": 1, "run_dir": str(folder / "run"),
+        "test_rows": TEST + FALSE_TEST, "fresh_rows": FRESH + FALSE_FRESH, "threads": 1, "run_dir": str(folder / "run"),
     }  # fmt: skip
     for key, value in zip(sys.argv[2::2], sys.argv[3::2], strict=True):
         set_key(values, key.removeprefix("--"), parse_value(value))
@@ -141,8 +106,6 @@ def main() -> None:
     print(honesty.render(report))
     routes = [{k: v for k, v in route.items() if k != "curve"} for route in report["routes"]]
     settings = {k: v for k, v in values.items() if k not in ("data", "run_dir")}
-    rows = [json.loads(line) for line in (folder / "run" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
-    report["gold_with_threshold"] = tuned_threshold(folder, config, rows)
     write_json(HERE / "honesty.json", {**report, "routes": routes, "settings": settings, "run_dir": None})
     (HERE / "honesty.svg").write_text(picture(report), encoding="utf-8")
 

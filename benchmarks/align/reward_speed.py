@@ -64,14 +64,14 @@ def trl(peer: str, folder: Path, steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure by turns and write the results; rounds of earlier calls count too."""
+    """Measure by turns and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", required=True)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=2)
     options = parser.parse_args()
     path = HERE / "reward_speed.json"
-    rounds = json.loads(path.read_text(encoding="utf-8"))["rounds"] if path.is_file() else []
+    rounds: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_pairs(folder / "pairs.jsonl", 4 * _BATCH * options.steps)

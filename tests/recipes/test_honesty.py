@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tunesmith import cli
+from tunesmith.core.config import validate
 from tunesmith.core.errors import UserError
 from tunesmith.data.questions import Question
 from tunesmith.evaluate.honesty import DECLINE, judge_when_told, worth
@@ -17,7 +18,7 @@ from tunesmith.recipes import honesty, tune
 from tunesmith.recipes._honesty import routes as routes_module
 from tunesmith.recipes._honesty.asking import Said, declining_demonstrations
 from tunesmith.recipes._honesty.boundary import boundary_answer, probed, write_data
-from tunesmith.recipes._honesty.config import Config
+from tunesmith.recipes._honesty.config import ROUTES, Config
 from tunesmith.recipes._honesty.measuring import measured
 from tunesmith.recipes._honesty.routes import Route
 from tunesmith.recipes._models import load
@@ -64,7 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         how: dict[str, Any] = {"epochs": 16, "learning_rate": 0.005, "validation_rows": 0, "test_rows": 0, "guard": False}
         teach = tune.Config(data="taught.yaml", model="toy-llama", peft="full", run_dir="taught", threads=1, dtype="fp32", **how)
         tune.run(teach)
-        write("q.jsonl", [fact("abxy"[n % 4], n) for n in range(200, 330)])
+        write("q.jsonl", [fact("abxy"[n % 4], n) for n in range(200, 370)])
         Path("report.json").write_text(json.dumps(honesty.run(config(run_dir="run"))))
     return folder
 
@@ -85,14 +86,36 @@ def test_the_report_is_as_documented(here: dict[str, Any]) -> None:
     while "(" in returns:
         returns = returns[: returns.index("(")] + returns[returns.index(")") + 1 :]
     assert set(here) == {word.strip(" .\n") for word in returns.split(",")}
-    assert [r["route"] for r in here["routes"]] == ["base", "prompt", "threshold", "gold", "boundary", "aligned"]
+    assert [r["route"] for r in here["routes"]] == [*ROUTES]
     assert [(d["a"], d["b"]) for d in here["differences"]] == [
-        ("aligned", other) for other in ("base", "prompt", "threshold", "gold", "boundary")
+        *[("aligned", other) for other in ROUTES[:-1]],
+        *[("gold_threshold", other) for other in ("base", "prompt", "threshold", "gold", "boundary")],
     ]
     page = Path("run/report.html").read_text()
     assert here["verdict"].split("'aligned'")[1][:20] in page
     assert "0.588" in page
     assert honesty.render(here).splitlines()[0] == here["verdict"]
+
+
+def test_a_threshold_on_gold_answers_is_found_on_questions_that_nothing_learned_from(here: dict[str, Any]) -> None:
+    fresh, read = lines("run/answers/fresh.jsonl"), {row["prompt"] for row in lines("run/data/gold.jsonl")}
+    assert len(fresh) >= 20
+    by_name = {r["route"]: r for r in here["routes"]}
+    assert f"best on {len(fresh)} questions that nothing learned from" in by_name["gold_threshold"]["note"]
+    assert len(read) == SMALL["train_rows"]
+    # It says what gold says or nothing, and is never worse than silence by more than chance on few questions.
+    for row in lines("run/predictions.jsonl"):
+        assert row["said"]["gold_threshold"]["text"] == row["said"]["gold"]["text"]
+    assert by_name["gold_threshold"]["score"]["value"] > by_name["gold"]["score"]["value"]
+    assert by_name["gold_threshold"]["answered"]["value"] < by_name["gold"]["answered"]["value"]
+
+
+def test_too_few_fresh_questions_leave_the_route_out_and_say_so(here: dict[str, Any]) -> None:
+    asked = honesty._questions(config(fresh_rows=5))
+    assert asked.fresh == []
+    assert "gold_threshold is left out: 5 questions are left" in asked.warnings[-1]
+    with pytest.raises(UserError, match="the route gold_threshold begins where gold ends"):
+        validate(Config, {**SMALL, "routes": ["base", "gold_threshold"]}, "honesty")
 
 
 def test_the_probe_finds_what_was_taught(here: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
     from tunesmith.models.load import LM
     from tunesmith.recipes._honesty.boundary import Probed
     from tunesmith.recipes._honesty.routes import Route
+    from tunesmith.rl.reward_table import RewardTable
 
 POSITIONAL = "data"
 EXAMPLES = (
     "tunesmith honesty bigbench:qa_wikidata --allow_canary",
     "tunesmith honesty questions.jsonl --table.wrong -2 --method rloo",
 )
+# Fewer questions find no threshold worth the name.
+_FEWEST = 20
 _MATTERS_NOT = {"run_dir", "overwrite", "threads", "max_memory_gb", "allow_canary"}
 
 
@@ -33,8 +37,8 @@ def run(config: Config) -> dict[str, Any]:
 
     Returns:
         status, run_dir, model, table, regions (of the probability of being right, and what is best there),
-        never_best, probe (train and test), routes, differences (the last route against each other one), verdict, wall_seconds,
-        peak_memory_gb, warnings.
+        never_best, probe (train and test), routes, differences (the last route, and gold_threshold, against each other one),
+        verdict, wall_seconds, peak_memory_gb, warnings.
 
     Raises:
         UserError: unusable questions, a table with a wrong sign, or a model that knows all or none of the questions.
@@ -50,16 +54,18 @@ def run(config: Config) -> dict[str, Any]:
     start = time.monotonic()
     table = RewardTable(**config.table.model_dump())
     RewardTable(**config.learned)  # checks its signs too
-    train, test, warnings = _questions(config)
+    asked = _questions(config)
+    train, test, warnings = asked.train, asked.test, asked.warnings
     quiet_libraries()
     use_threads(config.threads)
     lm = load(config.model, None, config.dtype)
-    folder = _begin(config, lm, [*train, *test])
+    folder = _begin(config, lm, [*train, *test, *asked.fresh])
     probes, tests, routes = _untrained(config, folder, lm, train, test)
     del lm
     if "threshold" in config.routes:
-        routes.append(thresholded(table, routes[0], probes))
-    routes += _trained(config, folder, [p.question for p in tests])
+        judged = [(p.said.confidence, p.right) for p in probes]
+        routes.append(thresholded(table, "threshold", routes[0], judged, "training questions"))
+    routes += _trained(config, folder, table, [p.question for p in tests], asked.fresh)
     found = measured(table, routes, tests, config.seed)
     if "hedge" in table.never_best():
         warnings.append("under this table hedging is best for no probability of being right, so no honest hedge can win")
@@ -74,8 +80,17 @@ def run(config: Config) -> dict[str, Any]:
     return report
 
 
-def _questions(config: Config) -> tuple[list[Question], list[Question], list[str]]:
-    """Read what is asked: to learn from, to be measured on, and what to say about it."""
+@dataclass(frozen=True)
+class _Asked:
+    """Questions to learn from, to be measured on, and to find thresholds on; and what to say about them."""
+
+    train: list[Question]
+    test: list[Question]
+    fresh: list[Question]
+    warnings: list[str]
+
+
+def _questions(config: Config) -> _Asked:
     from tunesmith.core.errors import UserError
     from tunesmith.data.questions import read_questions
     from tunesmith.data.task import require_permission
@@ -83,6 +98,10 @@ def _questions(config: Config) -> tuple[list[Question], list[Question], list[str
     require_permission(config.data, config.allow_canary)
     found = read_questions(config.data, config.seed, skip_bad_rows=config.skip_bad_rows)
     train, test, warnings = found.train[: config.train_rows], found.test[: config.test_rows], found.warnings
+    fresh = found.train[config.train_rows :][: config.fresh_rows]
+    if "gold_threshold" in config.routes and len(fresh) < _FEWEST:
+        fresh, said = [], f"{len(fresh)} questions are left behind the training ones"
+        warnings = [*warnings, f"gold_threshold is left out: {said}, and it takes {_FEWEST} to find a threshold"]
     if config.others:
         more = read_questions(config.others, config.seed, skip_bad_rows=config.skip_bad_rows)
         asked = {q.id for q in [*train, *test]}
@@ -94,7 +113,7 @@ def _questions(config: Config) -> tuple[list[Question], list[Question], list[str
             f"demonstrations, and {len(test)} to measure on",
             "Give more questions.",
         )
-    return train, test, warnings
+    return _Asked(train, test, fresh, warnings)
 
 
 def _begin(config: Config, lm: LM, questions: list[Question]) -> Path:
@@ -143,7 +162,7 @@ def _untrained(
     return probes, tests, made
 
 
-def _trained(config: Config, folder: Path, test: list[Question]) -> list[Route]:
+def _trained(config: Config, folder: Path, table: RewardTable, test: list[Question], fresh: list[Question]) -> list[Route]:
     """Train each way that was asked for, and ask what came out."""
     from tunesmith.recipes._honesty import routes
 
@@ -158,14 +177,17 @@ def _trained(config: Config, folder: Path, test: list[Question]) -> list[Route]:
             continue
         lm, artefact = routes.aligned(config, folder, artefact) if name == "aligned" else routes.tuned(config, folder, name)
         made.append(routes.heard(config, lm, name, "", test, folder / "answers", note))
+        if name == "gold" and "gold_threshold" in config.routes and fresh:
+            judged = routes.judged_on(config, lm, fresh, folder / "answers" / "fresh.jsonl")
+            made.append(routes.thresholded(table, "gold_threshold", made[-1], judged, "questions that nothing learned from"))
     return made
 
 
 def render(report: dict[str, Any]) -> str:
     """Return the verdict and a line a route."""
-    lines = [report["verdict"], "", f"{'route':10} {'score':>22}  answered  right  known answered"]
+    lines = [report["verdict"], "", f"{'route':14} {'score':>22}  answered  right  known answered"]
     for r in report["routes"]:
         score, shares = r["score"], [r[key]["value"] for key in ("answered", "right_of_answered", "known_answered")]
         shown = "  ".join("     -" if s is None else f"{s:6.1%}" for s in shares)
-        lines.append(f"{r['route']:10} {score['value']:6.3f} [{score['low']:6.3f}, {score['high']:6.3f}]  {shown}")
+        lines.append(f"{r['route']:14} {score['value']:6.3f} [{score['low']:6.3f}, {score['high']:6.3f}]  {shown}")
     return "\n".join([*lines, f"see {report['run_dir']}/report.html"])

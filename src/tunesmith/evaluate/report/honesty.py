@@ -16,6 +16,7 @@ from tunesmith.rl.reward_table import ACTIONS, RewardTable
 
 _TITLES = {
     "base": "base model", "prompt": "instruction prompt", "threshold": "base with a threshold", "gold": "tuned on gold answers",
+    "gold_threshold": "gold with a threshold",
     "boundary": "tuned on the boundary", "aligned": "aligned by the table",
 }  # fmt: skip
 _OUTCOMES = {
@@ -52,7 +53,7 @@ def verdict(found: Mapping[str, Any]) -> str:
     last = found["routes"][-1]
     if len(routes) == 1:
         return f"The {_TITLES['base']} scores {_signed(last['score']['value'])} under the table."
-    others = {d["b"]: d for d in found["differences"]}
+    others = {d["b"]: d for d in found["differences"] if d["a"] == last["route"]}
     better = [_TITLES[name] for name, d in others.items() if d["verdict"] == "better"]
     unsure = [_TITLES[name] for name, d in others.items() if d["verdict"] not in ("better", "worse")]
     worse = [_TITLES[name] for name, d in others.items() if d["verdict"] == "worse"]

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tunesmith.core.config import Config as BaseConfig
 
-ROUTES = ("base", "prompt", "threshold", "gold", "boundary", "aligned")
+ROUTES = ("base", "prompt", "threshold", "gold", "gold_threshold", "boundary", "aligned")
 _BIGBENCH = "bigbench:"
 
 
@@ -36,7 +36,7 @@ class Config(BaseConfig):
     model: str = "smollm2"
     """embedded name, local directory or hub id"""
     routes: list[str] = list(ROUTES)
-    """what is compared: base, prompt, threshold, gold, boundary, aligned"""
+    """what is compared: base, prompt, threshold, gold, gold_threshold, boundary, aligned"""
     table: Table = Table()
     """rewards of the five outcomes (--table.wrong -2)"""
     learned_table: dict[str, float] = {}
@@ -45,6 +45,8 @@ class Config(BaseConfig):
     """questions to probe and learn from"""
     test_rows: int = Field(200, ge=10)
     """questions to measure on"""
+    fresh_rows: int = Field(200, ge=0)
+    """questions behind the training ones that nothing learns from, to find the thresholds of gold_threshold"""
     samples: int = Field(8, ge=2)
     """answers drawn to each question, to see what the model knows"""
     temperature: float = Field(0.7, gt=0, allow_inf_nan=False)
@@ -96,8 +98,9 @@ class Config(BaseConfig):
                 raise ValueError(f"there is no route '{name}'; known: {', '.join(ROUTES)}")
         if "base" not in names:
             raise ValueError("the route base is what the others are compared with: leave it in")
-        if "aligned" in names and "boundary" not in names:
-            raise ValueError("the route aligned begins where boundary ends: name both")
+        for name, start in (("aligned", "boundary"), ("gold_threshold", "gold")):
+            if name in names and start not in names:
+                raise ValueError(f"the route {name} begins where {start} ends: name both")
         return [name for name in ROUTES if name in names]
 
     @field_validator("learned_table")

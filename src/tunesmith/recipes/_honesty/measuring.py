@@ -23,12 +23,15 @@ from tunesmith.stats.binomial import interval
 from tunesmith.stats.compare import Comparison, Interval, compare
 
 _RIGHT = ("correct", "hedged_correct")
+# Compared with every other route as the last one is: it needs no reward, and has been hard to beat.
+_BESIDE = "gold_threshold"
 
 
 def measured(table: RewardTable, routes: Sequence[Route], test: Sequence[Probed], seed: int) -> dict[str, Any]:
-    """Return routes (one record each), differences (the last route against every other) and the probe of the test questions."""
-    last = routes[-1].name
-    pairs = [(last, route.name) for route in routes[:-1]]
+    """Return routes (one record each) and differences (the last route, and gold_threshold, against every other)."""
+    names = [route.name for route in routes]
+    pairs = [(one, other) for one in (names[-1], _BESIDE) if one in names for other in names if other != one]
+    pairs = [(one, other) for one, other in dict.fromkeys(pairs) if (one, other) != (_BESIDE, names[-1])]
     outcomes = {route.name: [route.outcomes] for route in routes}
     compared: Comparison = compare(
         mean_worth(table), [p.question.id for p in test], outcomes, derive(seed, "bootstrap"), pairs=pairs

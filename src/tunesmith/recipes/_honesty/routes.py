@@ -14,7 +14,6 @@ from tunesmith.evaluate.honesty import Outcome, is_right, judge, judge_when_told
 from tunesmith.models.load import LM
 from tunesmith.recipes import align, merge, tune
 from tunesmith.recipes._honesty.asking import Said, ask, question_prompt, told_prompt
-from tunesmith.recipes._honesty.boundary import Probed
 from tunesmith.recipes._honesty.config import Config
 from tunesmith.recipes._models import load
 from tunesmith.rl.reward_table import RewardTable
@@ -61,12 +60,17 @@ def heard(config: Config, lm: LM, name: str, before: str, questions: Sequence[Qu
     return Route(name, said, outcomes, told, note)
 
 
-def thresholded(table: RewardTable, base: Route, train: Sequence[Probed]) -> Route:
-    """Return the base model's answers, hedged or withheld below the confidences that are best on the training questions."""
-    confidence = np.array([p.said.confidence for p in train])
-    hedge_from, answer_from = thresholds_for(table, confidence, np.array([p.right for p in train]))
+def thresholded(table: RewardTable, name: str, route: Route, judged: Sequence[tuple[float, bool]], where: str) -> Route:
+    """Return a route's answers, hedged or withheld below the confidences that are best on other questions.
+
+    Args:
+        judged: of each of these questions how sure the same model was, and whether it was right. where: what they are.
+    """
+    hedge_from, answer_from = thresholds_for(
+        table, np.array([sure for sure, _ in judged]), np.array([right for _, right in judged])
+    )
     outcomes: list[Outcome] = []
-    for one, outcome in zip(base.said, base.outcomes, strict=True):
+    for one, outcome in zip(route.said, route.outcomes, strict=True):
         if one.confidence < hedge_from:
             outcomes.append("declined")
         elif one.confidence < answer_from and outcome in ("correct", "wrong"):
@@ -74,10 +78,16 @@ def thresholded(table: RewardTable, base: Route, train: Sequence[Probed]) -> Rou
         else:
             outcomes.append(outcome)
     note = (
-        f"the base model's answers, hedged from a probability of {hedge_from:.3f} and plain from {answer_from:.3f} on, which is "
-        f"best on {len(train):,} training questions"
+        f"the answers of {route.name}, hedged from a probability of {hedge_from:.3f} and plain from {answer_from:.3f} on, "
+        f"which is best on {len(judged):,} {where}"
     )
-    return Route("threshold", base.said, outcomes, [], note)
+    return Route(name, route.said, outcomes, [], note)
+
+
+def judged_on(config: Config, lm: LM, questions: Sequence[Question], path: Path) -> list[tuple[float, bool]]:
+    """Ask a tuned model questions that nothing learned from: how sure it is of each answer, and whether that is right."""
+    said = ask(config, lm, [question_prompt(config, question) for question in questions], path)
+    return [(one.confidence, judge(question, one.text) == "correct") for question, one in zip(questions, said, strict=True)]
 
 
 def tuned(config: Config, folder: Path, name: str) -> tuple[LM, Path]:
