@@ -98,11 +98,11 @@ def test_the_report_is_as_documented(here: dict[str, Any]) -> None:
 
 
 def test_a_threshold_on_gold_answers_is_found_on_questions_that_nothing_learned_from(here: dict[str, Any]) -> None:
-    fresh, read = lines("run/answers/fresh.jsonl"), {row["prompt"] for row in lines("run/data/gold.jsonl")}
-    assert len(fresh) >= 20
+    fresh, asked = lines("run/answers/fresh.jsonl"), honesty._questions(config())
+    assert len(fresh) == len(asked.fresh) >= 20
+    assert not {q.id for q in asked.fresh} & {q.id for q in [*asked.train, *asked.test]}
     by_name = {r["route"]: r for r in here["routes"]}
     assert f"best on {len(fresh)} questions that nothing learned from" in by_name["gold_threshold"]["note"]
-    assert len(read) == SMALL["train_rows"]
     # It says what gold says or nothing, and is never worse than silence by more than chance on few questions.
     for row in lines("run/predictions.jsonl"):
         assert row["said"]["gold_threshold"]["text"] == row["said"]["gold"]["text"]

@@ -103,7 +103,7 @@ class _Products:
 
     def __init__(self, modules: Sequence[Any], packed: bool) -> None:
         self._modules = modules
-        own = [module.base if isinstance(module, UpdatedLinear) and module.apart else module for module in modules]
+        own: list[Any] = [module.base if isinstance(module, UpdatedLinear) and module.apart else module for module in modules]
         self._product = _side_by_side(own) if packed and all(map(_packable, own)) else None
         self._widths = [len(module.weight) for module in own] if self._product else []
         self._updated = any(isinstance(module, UpdatedLinear) for module in modules)
@@ -123,11 +123,11 @@ class _Products:
                     module.add_updates_(piece, x)
         return out
 
-    def apart(self, x: torch.Tensor, update: _Update | None = None) -> Sequence[torch.Tensor]:
+    def apart(self, x: torch.Tensor, update: _Update | None = None) -> list[torch.Tensor]:
         """Map x [N, K] to what each module makes of it."""
         if self._product is None:
             return [module(x) for module in self._modules]
-        return self(x, update=update).split(self._widths, -1)
+        return list(self(x, update=update).split(self._widths, -1))
 
     def update(self) -> _Update | None:
         """Lay out the updates that the modules make now."""
