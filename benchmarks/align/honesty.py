@@ -1,14 +1,14 @@
 """Honesty on a closed-book set: BIG-bench's qa_wikidata, with false premises made from it and known_unknowns to be measured on.
 
-Usage: python benchmarks/align/honesty.py FOLDER [--key value ...]     (keys of `tunesmith honesty`; --report = only write files)
+Usage: python benchmarks/align/honesty.py FOLDER [--key value ...]     (keys of `tunesmith honesty`)
 
 Writes honesty.json and honesty.svg beside this script. The rows carry a canary and are learned from: the model is thrown away.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,13 +93,16 @@ def picture(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run, or only write the files again."""
-    folder = Path(sys.argv[1])
+    """Run and write the files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    options, keys = parser.parse_known_args()
+    folder = options.folder
     values: dict[str, Any] = {
         "data": str(questions(folder)), "unanswerable": "bigbench:known_unknowns", "train_rows": TRAIN + FALSE_TRAIN,
         "test_rows": TEST + FALSE_TEST, "fresh_rows": FRESH + FALSE_FRESH, "threads": 1, "run_dir": str(folder / "run"),
     }  # fmt: skip
-    for key, value in zip(sys.argv[2::2], sys.argv[3::2], strict=True):
+    for key, value in zip(keys[::2], keys[1::2], strict=True):
         set_key(values, key.removeprefix("--"), parse_value(value))
     config = validate(honesty.Config, values, "honesty")
     report = honesty.run(config)

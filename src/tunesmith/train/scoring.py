@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from tunesmith.core.errors import TunesmithError, WorkFailed
@@ -50,20 +51,34 @@ def scores_of(
         if problem:
             say(f"the scorer failed ({problem}); it is asked again")
             time.sleep(wait)
-        try:
-            with _at_most(timeout):
-                scores = [float(score) for score in scorer(answers)]
-        except TunesmithError:  # comes from scorers that have tried again already
-            raise
-        except Exception as error:
-            problem = f"{type(error).__name__}: {error}".rstrip(": ")[:300]
-            continue
-        _look_at(scores, answers, wheres)
-        return scores if no_end is None else [s if a.ended else no_end for s, a in zip(scores, answers, strict=True)]
+        attempt = _Attempt()
+        with attempt, _at_most(timeout):
+            attempt.scores = [float(score) for score in scorer(answers)]
+        if not (problem := attempt.problem):
+            scores = _looked_at(attempt.scores, answers, wheres)
+            return scores if no_end is None else [s if a.ended else no_end for s, a in zip(scores, answers, strict=True)]
     raise WorkFailed(
         f"the scorer failed {len(_WAITS) + 1} times on {len(answers)} answers, the first to {wheres[0]}: {problem}",
         "Mend the scorer, or let it take longer with --scorer_timeout. The same command goes on from the newest checkpoint.",
     )
+
+
+class _Attempt:
+    """Asking once: keeps what went wrong in somebody else's code, in words, whatever it is; "" = nothing."""
+
+    def __init__(self) -> None:
+        self.scores: list[float] = []
+        self.problem = ""
+
+    def __enter__(self) -> _Attempt:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        # Our own errors come from scorers that have tried again already.
+        if not isinstance(error, Exception) or isinstance(error, TunesmithError):
+            return False
+        self.problem = f"{type(error).__name__}: {error}".rstrip(": ")[:300]
+        return True
 
 
 @contextmanager
@@ -86,7 +101,7 @@ def _at_most(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _look_at(scores: list[float], answers: Sequence[Answer], wheres: Sequence[str]) -> None:
+def _looked_at(scores: list[float], answers: Sequence[Answer], wheres: Sequence[str]) -> list[float]:
     if len(scores) != len(answers):
         raise WorkFailed(f"the scorer gave {len(scores)} scores for {len(answers)} answers", "Give one for each.")
     for where, answer, score in zip(wheres, answers, scores, strict=True):
@@ -95,3 +110,4 @@ def _look_at(scores: list[float], answers: Sequence[Answer], wheres: Sequence[st
                 f"the scorer gave {score} to the answer {answer.text[:80]!r} to {where}",
                 "Mend the scorer: it must stand any answer, an empty one too. Rounds that were finished are kept.",
             )
+    return scores

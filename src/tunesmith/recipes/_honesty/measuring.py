@@ -29,9 +29,10 @@ _BESIDE = "gold_threshold"
 
 def measured(table: RewardTable, routes: Sequence[Route], test: Sequence[Probed], seed: int) -> dict[str, Any]:
     """Return routes (one record each) and differences (the last route, and gold_threshold, against every other)."""
-    names = [route.name for route in routes]
-    pairs = [(one, other) for one in (names[-1], _BESIDE) if one in names for other in names if other != one]
-    pairs = [(one, other) for one, other in dict.fromkeys(pairs) if (one, other) != (_BESIDE, names[-1])]
+    *others, last = [route.name for route in routes]
+    pairs = [(last, other) for other in others]
+    if _BESIDE in others:
+        pairs += [(_BESIDE, other) for other in others if other != _BESIDE]
     outcomes = {route.name: [route.outcomes] for route in routes}
     compared: Comparison = compare(
         mean_worth(table), [p.question.id for p in test], outcomes, derive(seed, "bootstrap"), pairs=pairs
