@@ -80,7 +80,8 @@ class LadderConfig(ClimbConfig):
     routes: list[str | dict[str, Any]] = [*_ROUTES]
     """which routes; few-shot:shots=8 sets a route's own parameters"""
     remedies: bool = False
-    """compare remedies against forgetting: zero-shot, full, replay, l2-sp, ewc, wise-ft with and without l2-sp, lora; no baselines"""
+    """compare remedies against forgetting: zero-shot, full, replay, l2-sp, ewc, wise-ft with and without l2-sp, and lora,
+    without baselines"""
     baselines: list[str] = [*_BASELINES]
     """rows without a language model; none = none"""
     shots: int = Field(4, ge=1)
