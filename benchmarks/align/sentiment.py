@@ -39,8 +39,8 @@ HERE = Path(__file__).parent
 OPENING, NEW, CANDIDATES = 8, 24, 16
 # Openings that get 16 answers each.
 MOST = 250
-# Each round is learned from once; beta is what keeps the divergence at some 8 nats.
-ONLINE = ["--steps", "100", "--optimisation_epochs", "1", "--beta", "0.05", "--max_kl", "12"]
+# Each round is learned from once; beta is what keeps the divergence at some 5 nats.
+ONLINE = ["--steps", "100", "--optimisation_epochs", "1", "--beta", "0.1", "--max_kl", "10"]
 PARTS = {
     "ppo": ["--method", "ppo", *ONLINE],
     "ppo, seed 1": ["--method", "ppo", "--seed", "1", *ONLINE],
