@@ -48,7 +48,14 @@ PARTS = {
     "best_of_n": ["--method", "best_of_n", "--samples", "4", "--train_rows", "300"],
 }
 POLICIES = ("ppo", "ppo, seed 1", "grpo", "dpo")
-COLOURS = {"ppo": "#0b6e4f", "ppo, seed 1": "#7bb661", "grpo": "#8a4fff", "dpo": "#c8553d", "best_of_n": "#2a6fdb", "reference": "#777"}
+COLOURS = {
+    "ppo": "#0b6e4f",
+    "ppo, seed 1": "#7bb661",
+    "grpo": "#8a4fff",
+    "dpo": "#c8553d",
+    "best_of_n": "#2a6fdb",
+    "reference": "#777",
+}
 
 
 def align(folder: Path, data: str, words: Sequence[str]) -> dict[str, Any]:
