@@ -143,6 +143,8 @@ def test_a_model_that_does_not_say_its_task_reads_a_text_or_two(runs: Path, tmp_
     theirs, ours = ts.load(str(folder)), ts.load(str(runs / "classification-full"))
     assert theirs.answer(["zzz 3"]) == ours.answer(["zzz 3"])
     assert theirs.answer([{"premise": "zzz", "hypothesis": "3"}]) != ours.answer(["zzz 3"])
+    with pytest.raises(UserError, match="max_new_tokens is 0"):
+        ts.load("toy-t5").answer(["hello"], max_new_tokens=0)
     spoken = ts.load("toy-t5").answer(["hello"], max_new_tokens=4)
     assert isinstance(spoken[0].value, str)
 
@@ -169,6 +171,8 @@ def test_chat_says_a_label_with_its_probability(runs: Path, capsys: pytest.Captu
     assert (code, "input 1 has no 'question'" in err) == (2, True)
     code, _, err = command(capsys, "chat", "zzz", "--adapter", folder, "--temperature", "1", "--threads", "1")
     assert (code, "temperature: not for a model that was tuned for classification" in err) == (2, True)
+    # A question longer than a file's name can be.
+    assert command(capsys, "chat", "why? " * 60, "--model", "toy-llama", "--max_new_tokens", "2", "--threads", "1")[0] == 0
     code, _, err = command(capsys, "chat", folder)
     assert (code, f"tunesmith chat --model {folder}" in err) == (2, True)
 

@@ -35,13 +35,13 @@ def run(config: Config) -> dict[str, Any]:
     from tunesmith.models.load import LM
     from tunesmith.recipes._eval.evaluating import open_model, own_task, with_lm_eval
     from tunesmith.recipes._models import quiet_libraries, use_threads
-    from tunesmith.recipes._open.kinds import placed
+    from tunesmith.recipes._open.kinds import named
 
     start = time.monotonic()
     quiet_libraries()
     use_threads(config.threads)
     limit_cache(config.cache_gb)
-    model, adapter = placed(config.model if "model" in config.model_fields_set or not config.adapter else None, config.adapter)
+    model, adapter = named(config)
     config = config.model_copy(update={"model": model, "adapter": adapter})
     evaluate = own_task(config) if config.task else with_lm_eval(config)
     opened = open_model(config)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.core.errors import UserError
 from tunesmith.models import remote
-from tunesmith.recipes._open.kinds import ADAPTER_FILE, placed, require_no_reward_model
+from tunesmith.recipes._open.kinds import ADAPTER_FILE, named, require_no_reward_model
 from tunesmith.recipes._open.opening import open_tuned
 from tunesmith.recipes._open.tuned import Answer, Tuned
 
@@ -26,11 +26,11 @@ def tuned_of(config: Config) -> tuple[str, str | None, Tuned | None]:
     Raises:
         UserError: a question that is a directory, a reward model, or no such model or adapter.
     """
-    if config.say and any((Path(config.say[:4096]) / name).is_file() for name in ("config.json", ADAPTER_FILE, "run.json")):
+    if config.say and any(os.path.isfile(os.path.join(config.say, name)) for name in ("config.json", ADAPTER_FILE, "run.json")):
         raise UserError(f"'{config.say}' is a directory, not a question", f"tunesmith chat --model {config.say}")
     if remote.is_url(config.model):
         return config.model, config.adapter, None
-    model, adapter = placed(config.model if "model" in config.model_fields_set or not config.adapter else None, config.adapter)
+    model, adapter = named(config)
     require_no_reward_model(adapter or model)
     return model, adapter, open_tuned(model, adapter, config.dtype)
 

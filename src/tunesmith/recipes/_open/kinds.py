@@ -51,6 +51,16 @@ def _made_in(folder: Path) -> Path:
     return next((one for one in inside if any((one / name).is_file() for name in known)), folder)
 
 
+def named(config: Any) -> tuple[str, str | None]:
+    """Return the `model` and `adapter` that a configuration names, as `placed` does; an adapter beats a model by default.
+
+    Raises:
+        UserError: an adapter whose base is not to be found, or no such adapter.
+    """
+    given = "model" in config.model_fields_set or not config.adapter
+    return placed(config.model if given else None, config.adapter)
+
+
 def task_record(folder: str) -> Mapping[str, Any] | None:
     """Return what a tuned model or adapter says of its tasks; None where it says nothing.
 
@@ -60,6 +70,8 @@ def task_record(folder: str) -> Mapping[str, Any] | None:
     path = Path(folder) / TASK_FILE
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        if not record["tasks"]:
+            raise ValueError("it names no task")
         return {**record, "objective": str(record["objective"]), "tasks": [dict(task) for task in record["tasks"]]}
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -68,10 +80,14 @@ def task_record(folder: str) -> Mapping[str, Any] | None:
 
 
 def is_encoder_decoder(model: str) -> bool:
-    """Whether a toy's name or a model's directory is one of T5's kind."""
+    """Whether a name, directory or hub id is of a model of T5's kind."""
     if model in NAMES:
         return model == "toy-t5"
     try:
+        if not Path(model).is_dir() and "/" in model:
+            from transformers import AutoConfig
+
+            return bool(AutoConfig.from_pretrained(model, trust_remote_code=False).is_encoder_decoder)
         return bool(json.loads((Path(model) / "config.json").read_text(encoding="utf-8")).get("is_encoder_decoder"))
     except (OSError, ValueError, AttributeError):
         return False

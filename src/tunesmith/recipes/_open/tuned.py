@@ -46,7 +46,8 @@ class Tuned:
 
     Attributes:
         objective: of `tune` ("classification"). tasks: those it was tuned on by name, without rows; {} where it does not say.
-        ask: task -> (names of its metrics, what answers its rows), the same that a run measures its test rows with.
+        ask: (task, longest answer) -> (names of its metrics, what answers its rows), the same that a run measures its test rows
+            with.
         writes: whether its answers are texts that it writes, so that they can be longer or shorter.
     """
 
@@ -70,6 +71,8 @@ class Tuned:
         """
         if max_new_tokens is not None and not self.writes:
             raise UserError(f"max_new_tokens is for models that write, and this one is for {self.objective}", "Leave it out.")
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise UserError(f"max_new_tokens is {max_new_tokens}", "An answer has at least one token.")
         asked = self._task(inputs, task)
         rows = [self._row(asked, number, given) for number, given in enumerate(inputs, 1)]
         found = self.ask(asked, max_new_tokens)[1](rows, "") if rows else []

@@ -156,13 +156,12 @@ def _bare(folder: Path, record: dict[str, Any], base: str | None, dtype: str, tr
         lm = load(str(folder), dtype)
         _take_up(folder, put_head(lm, 0))
         return RewardModel(lm, False, lm.model.score)
-    name = base or base_of(folder)
     if encoder:
-        lm = load_tuned(name, str(folder), "classifier", precision)
+        lm = load_tuned(base or base_of(folder), str(folder), "classifier", precision)
         return RewardModel(lm, True, lm.model.classifier)
     if trunk and trunk.lm.identity == record.get("base_identity") and read_config(folder).get("peft_type") == lora.PEFT_TYPE:
         return _on_trunk(folder, trunk)
-    lm = load(name, dtype)
+    lm = load(base or base_of(folder), dtype)
     put_head(lm, 0)
     load_adapter(lm, folder)
     return RewardModel(lm, False, lm.model.score)
