@@ -53,12 +53,14 @@ def run(config: Config) -> dict[str, Any]:
     from tunesmith.models.generate import Sampling
     from tunesmith.recipes._models import open_engine, quiet_libraries, use_threads
     from tunesmith.recipes._open.asking import answer_lines, tuned_of
+    from tunesmith.recipes._open.kinds import named
 
     quiet_libraries()
     use_threads(config.threads)
-    model, adapter, tuned = tuned_of(config)
+    model, adapter = named(config)
+    tuned = tuned_of(model, adapter, config.dtype, config.say)
     if tuned:
-        return answer_lines(tuned, config, [config.say] if config.say else _lines())
+        return answer_lines(tuned, config.model_dump(include=config.model_fields_set), _lines())
     lm = open_engine(model, config.dtype, adapter)
     how = Sampling(config.max_new_tokens, config.temperature, config.top_p)
     turns = [Message("system", config.system)] if config.system else []

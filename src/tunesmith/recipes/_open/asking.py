@@ -5,38 +5,37 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from tunesmith.core.errors import UserError
 from tunesmith.models import remote
-from tunesmith.recipes._open.kinds import ADAPTER_FILE, named, require_no_reward_model
+from tunesmith.recipes._open.kinds import ADAPTER_FILE, require_no_reward_model
 from tunesmith.recipes._open.opening import open_tuned
 from tunesmith.recipes._open.tuned import Answer, Tuned
-
-if TYPE_CHECKING:
-    from tunesmith.recipes.chat import Config
 
 _OF_DECODERS = ("system", "temperature", "top_p", "seed")
 
 
-def tuned_of(config: Config) -> tuple[str, str | None, Tuned | None]:
-    """Return the model and adapter that are to be talked to, and what they are if they do not go on with text.
+def tuned_of(model: str, adapter: str | None, dtype: str, question: str | None) -> Tuned | None:
+    """Return what is to be talked to if it does not go on with text; None for a decoder.
 
     Raises:
         UserError: a question that is a directory, a reward model, or no such model or adapter.
     """
-    if config.say and any(os.path.isfile(os.path.join(config.say, name)) for name in ("config.json", ADAPTER_FILE, "run.json")):
-        raise UserError(f"'{config.say}' is a directory, not a question", f"tunesmith chat --model {config.say}")
-    if remote.is_url(config.model):
-        return config.model, config.adapter, None
-    model, adapter = named(config)
+    if question and any(os.path.isfile(os.path.join(question, name)) for name in ("config.json", ADAPTER_FILE, "run.json")):
+        raise UserError(f"'{question}' is a directory, not a question", f"tunesmith chat --model {question}")
+    if remote.is_url(model):
+        return None
     require_no_reward_model(adapter or model)
-    return model, adapter, open_tuned(model, adapter, config.dtype)
+    return open_tuned(model, adapter, dtype)
 
 
-def answer_lines(tuned: Tuned, config: Config, lines: Iterable[str]) -> dict[str, Any]:
-    """Answer each line, printed as it comes unless it is the only one.
+def answer_lines(tuned: Tuned, settings: Mapping[str, Any], lines: Iterable[str]) -> dict[str, Any]:
+    """Answer the one question of the settings, or each line, printed as it comes.
+
+    Args:
+        settings: of `tunesmith chat`, those that were given.
 
     Returns:
         status, answers (input, value, probabilities, shown) and single.
@@ -44,19 +43,18 @@ def answer_lines(tuned: Tuned, config: Config, lines: Iterable[str]) -> dict[str
     Raises:
         UserError: a setting that such a model does not have, or a line that it cannot read.
     """
-    given = [name for name in _OF_DECODERS if name in config.model_fields_set]
-    given += ["max_new_tokens"] if "max_new_tokens" in config.model_fields_set and not tuned.writes else []
-    if given:
-        raise UserError(f"{', '.join(given)}: not for a model that was tuned for {tuned.objective}", "Leave it out.")
-    most, answers = config.max_new_tokens if "max_new_tokens" in config.model_fields_set else None, []
-    for line in lines:
+    others = {*_OF_DECODERS, *([] if tuned.writes else ["max_new_tokens"])} & {*settings}
+    if others:
+        raise UserError(f"{', '.join(sorted(others))}: not for a model that was tuned for {tuned.objective}", "Leave it out.")
+    question, most, answers = settings.get("say"), settings.get("max_new_tokens"), []
+    for line in [question] if question else lines:
         task, read = _read(line, tuned)
         (found,) = tuned.answer([read], task, most)
         answers.append({"input": read, "value": found.value, "probabilities": found.probabilities, "shown": shown(found)})
-        if not config.say:
+        if not question:
             sys.stdout.write(f"{answers[-1]['shown']}\n")
             sys.stdout.flush()
-    return {"status": "done", "answers": answers, "single": bool(config.say)}
+    return {"status": "done", "answers": answers, "single": bool(question)}
 
 
 def _read(line: str, tuned: Tuned) -> tuple[str | None, Any]:
