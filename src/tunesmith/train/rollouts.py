@@ -21,7 +21,7 @@ import torch
 
 from tunesmith.core.errors import WorkFailed
 from tunesmith.core.files import write_json
-from tunesmith.core.records import Completion, Encoded
+from tunesmith.core.records import Completion, Encoded, Message
 from tunesmith.core.seeds import derive
 from tunesmith.data.collate import VaryingRows
 from tunesmith.models.generate import NotFinite, Sampling, ValueHead, complete
@@ -40,12 +40,22 @@ _NOTHING_ROUNDED = 0.03
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is answered: token ids, the text a scorer sees, and the answers that are right, where these are known."""
+    """What is answered.
+
+    Attributes:
+        ids: what the policy reads. text: what a scorer sees, with `turns` where it is a conversation.
+        where: "file:line". golds: answers that are right, where these are known.
+    """
 
     ids: tuple[int, ...]
     text: str
     where: str
     golds: tuple[str, ...] = ()
+    turns: tuple[Message, ...] = ()
+
+    def answered(self, text: str, ended: bool) -> Answer:
+        """Return an answer to it, to be judged."""
+        return Answer(self.text, text, ended, self.golds, self.turns)
 
 
 @dataclass(frozen=True)
@@ -290,7 +300,7 @@ class Rollouts(VaryingRows):
                 places = range(judges.end_after, len(ids))
                 end = next((i for i in places if judges.end_at in tokenizer.decode([ids[i]])), None)
                 text, ended = tokenizer.decode(ids[: None if end is None else end + 1]), end is not None
-            made.append(Answer(prompt.text, text, ended, prompt.golds))
+            made.append(prompt.answered(text, ended))
         return made
 
     def _by_reference(self, prompts: Sequence[Prompt], found: Sequence[Completion]) -> list[tuple[float, ...]]:
