@@ -8,7 +8,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _WHERE = {
-    "load": "tunesmith.recipes._models",
+    "load": "tunesmith.recipes._open.opening",
     "score": "tunesmith.models.score",
     "generate": "tunesmith.models.generate",
     "ladder": "tunesmith.recipes.ladder:run",

@@ -16,7 +16,7 @@ from tunesmith.models.encoder import load_encoder
 from tunesmith.models.load import LM, load
 from tunesmith.models.score import Request, score_requests
 from tunesmith.models.trunk import trunk_of
-from tunesmith.peft import _files, bitfit, selective
+from tunesmith.peft import _files, _heads, bitfit, selective
 
 IDS = torch.tensor([[10, 20, 30, 40, 50, 60, 7, 8]])
 
@@ -150,3 +150,22 @@ def test_the_file_holds_new_values_and_not_the_rest(tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
     assert set(tensors) == {f"base_model.model.model.layers.1.{n}layernorm.weight" for n in ("input_", "post_attention_")}
     assert all(torch.equal(t, lm.model.get_parameter(n.removeprefix("base_model.model."))) for n, t in tensors.items())
+
+
+@pytest.mark.parametrize("parts", ["all", "embeddings", "norms"])
+def test_selected_tables_and_heads_load_back(tmp_path: Path, parts: str) -> None:
+    """An embedding table that is trained by the method is not one that was given new rows, tied to the output layer or not."""
+    parameters = selective.Parameters.model_validate({"parts": parts})
+    bert = load_encoder("toy-bert", "classifier", ["a", "b"])
+    for at, (lm, heads) in enumerate([(load("toy-llama", dtype="fp32"), ()), (bert, ("classifier",))]):
+        trained = selective.attach(lm.model, parameters, 0)
+        with torch.no_grad():
+            for p in {**trained, **_heads.modules_named(lm.model, heads)}.values():
+                p.add_(0.1)
+        _files.save_adapter(tmp_path / str(at), lm, selective, parameters, [(10, 20)], "card", heads)
+        again = load_encoder("toy-bert", "classifier", ["a", "b"]) if heads else load("toy-llama", dtype="fp32")
+        before = {n: p.detach().clone() for n, p in again.model.named_parameters()}
+        attached = _files.load_adapter(again, tmp_path / str(at))
+        now = dict(again.model.named_parameters())
+        assert {n for n, p in now.items() if not torch.equal(p, before[n])} == set(attached.trained)
+        assert all(torch.equal(p, now[n]) for n, p in lm.model.named_parameters())

@@ -154,6 +154,7 @@ def test_an_adapter_is_trained_further_with_its_classifier_and_tokens(capsys: py
     again = ready.ready(config).training.parameters
     for name in ("score.weight", "model.embed_tokens.new.weight"):
         assert torch.equal(again[name], saved[f"base_model.model.{name}"])
-    # On a model without a classifier it is an error and never a silent no-op.
-    assert cli.main(["chat", "--model", "toy-llama", "--adapter", "run/adapter", "hello", "--json"]) == 2
-    assert "does not fit this model" in capsys.readouterr().out
+    # Where text is to be gone on with it is an error and never a silent no-op; asked as a classifier it answers.
+    assert cli.main(["generate", "--model", "toy-llama", "--adapter", "run/adapter", "hello", "--json"]) == 2
+    assert "is an adapter for gpt-classification and does not go on with text" in capsys.readouterr().out
+    assert cli.main(["chat", "--model", "toy-llama", "--adapter", "run/adapter", "hello", "--threads", "1"]) == 0

@@ -133,6 +133,28 @@ def load_task(name: str, *, skip_bad_rows: bool = False, answer: str | None = No
     return _build(file, path.parent, skip_bad_rows)
 
 
+def record_of(task: Task) -> dict[str, Any]:
+    """Return what asks a task's questions without its rows: template, choices, and how they are read."""
+    keys = {"name", "instruction", "separator", "chat", "aggregate", "normalise", "answer", "inputs"}
+    kept = {key: value for key, value in task.file.model_dump(include=keys).items() if value is not None}
+    choices = {"choices": {label: list(words) for label, words in task.verbalizer.words.items()}} if task.verbalizer else {}
+    return {**kept, "template": task.template.text, **choices}
+
+
+def without_rows(record: Mapping[str, Any], where: str) -> Task:
+    """Return the task of a `record_of`, without rows.
+
+    Args:
+        where: what the record is in, for messages.
+
+    Raises:
+        UserError: it is no such record.
+    """
+    file = validate(TaskFile, {**record, "data": {}}, where)
+    metrics = ("accuracy", "macro_f1") if _has_choices(file) else ("exact_match",)
+    return Task(file, Template(file.template), _verbalizer(file, ()), metrics, Splits([], [], []), {})
+
+
 def embedded_tasks() -> list[str]:
     """Return the names of the embedded tasks."""
     return sorted(f.stem for f in _TASKS.glob("*.yaml"))

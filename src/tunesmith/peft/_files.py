@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from tunesmith.core.errors import UserError, WorkFailed
 from tunesmith.core.files import verify_manifest, write_json, write_manifest, write_text
 from tunesmith.core.registry import PEFT
+from tunesmith.models import embedded, toy
 from tunesmith.models.soft_prefix import cache_of, prefix_key_values
 from tunesmith.peft._heads import heads_state, load_heads
 
@@ -90,12 +91,9 @@ def load_adapter(lm: Any, folder: Path) -> Attached:
         WorkFailed: the probe's logits do not come back on the base it was made for.
     """
     config = read_config(folder)
-    kinds = {PEFT.get(name).PEFT_TYPE: PEFT.get(name) for name in PEFT.names() if PEFT.get(name).SAVES == "adapter"}
-    if config.get("peft_type") not in kinds:
-        raise UserError(f"{folder} is a {config.get('peft_type')} adapter", f"This version reads {', '.join(sorted(kinds))}.")
+    entry, heads = entry_of(folder, config), heads_in(config)
     if (folder / "MANIFEST.json").is_file() and (problem := verify_manifest(folder)):
         raise UserError(f"the adapter in {folder} is damaged: {problem}", "Use another copy of it.")
-    entry, heads = kinds[config["peft_type"]], _heads_in(config)
     try:
         tensors = load_file(folder / "adapter_model.safetensors")
     except FileNotFoundError:
@@ -107,13 +105,30 @@ def load_adapter(lm: Any, folder: Path) -> Attached:
     parameters = entry.from_peft_config(config)
     trained = entry.attach(lm.model, parameters, seed=0)
     # Heads are loaded after the method has frozen the model: they can be trained further.
-    heads_trained = load_heads(lm, folder, heads, tensors)
+    heads_trained = load_heads(lm, folder, heads, tensors, own=entry.state(lm.model).keys())
     entry.load_state(lm.model, tensors)
     _replay(lm, folder)
     return Attached(entry, parameters, {**trained, **heads_trained})
 
 
-def _heads_in(config: dict[str, Any]) -> list[str]:
+def entry_of(folder: Path, config: Mapping[str, Any]) -> ModuleType:
+    """Return the peft method that an `adapter_config.json` is of.
+
+    Raises:
+        UserError: a kind that is not read here.
+    """
+    kinds = {PEFT.get(name).PEFT_TYPE: PEFT.get(name) for name in PEFT.names() if PEFT.get(name).SAVES == "adapter"}
+    if config.get("peft_type") not in kinds:
+        raise UserError(f"{folder} is a {config.get('peft_type')} adapter", f"This version reads {', '.join(sorted(kinds))}.")
+    return kinds[config["peft_type"]]
+
+
+def heads_in(config: Mapping[str, Any]) -> list[str]:
+    """Return the names of the modules that were trained whole and travel with an adapter.
+
+    Raises:
+        UserError: no list of names.
+    """
     heads = config.get("modules_to_save") or []
     if not isinstance(heads, list) or not all(isinstance(head, str) and head for head in heads):
         raise UserError(f"adapter_config.json: modules_to_save is {heads!r:.60}", "A list of modules' names is read here.")
@@ -132,6 +147,36 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is not an adapter directory: it has no adapter_config.json", "Check the path.") from None
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{folder}/adapter_config.json cannot be read: {error}", "Use another copy of the adapter.") from None
+
+
+def base_of(folder: Path) -> str:
+    """Return the model that an adapter was made for: its name, or the directory that it was in.
+
+    The adapter itself holds no path. The `run.json` beside it says what its run was told, and is believed as seen from here,
+    from the run or from a folder above it, so that runs can be moved together. Loading proves that it is the base.
+
+    Raises:
+        UserError: no adapter, or one whose base is not said or is nowhere to be found.
+    """
+    name = read_config(folder).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise UserError(f"{folder} does not say which model it was made for", "Name it: --model.")
+    told = _told(folder.resolve().parent)
+    if told and Path(told).name == name:
+        for above in (Path(), *folder.resolve().parents):
+            if (above / told / "config.json").is_file():
+                return str(above / told)
+    if name in (*embedded.NAMES, *toy.NAMES) or "/" in name or Path(name).is_dir():
+        return name
+    raise UserError(f"the base of {folder} was a directory '{told or name}', which is not there", "Name it: --model.")
+
+
+def _told(run: Path) -> str:
+    """Return the model that a run was told to begin with; "" where its directory does not say."""
+    try:
+        return str(json.loads((run / "run.json").read_text(encoding="utf-8"))["inputs"]["model"] or "")
+    except (OSError, ValueError, TypeError, LookupError):
+        return ""
 
 
 def _probe_logits(lm: Any, prompts: list[tuple[int, ...]]) -> list[list[float]]:

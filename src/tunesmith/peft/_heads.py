@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,14 @@ def embeddings(model: Any) -> list[str]:
     return [name for name, module in model.named_modules() if any(module is table for table in tables)]
 
 
-def load_heads(lm: LM, folder: Path, heads: Sequence[str], tensors: dict[str, torch.Tensor]) -> dict[str, torch.nn.Parameter]:
+def load_heads(
+    lm: LM, folder: Path, heads: Sequence[str], tensors: dict[str, torch.Tensor], own: Collection[str] = ()
+) -> dict[str, torch.nn.Parameter]:
     """Take heads and embeddings out of an adapter's tensors and put them on a model, which gets rows for new tokens first.
 
     Args:
         tensors: those of a file; what is taken is removed from them.
+        own: names of tensors that are the peft method's own, though a head or an embedding table has them too: they stay.
 
     Returns:
         The parameters of the heads, ready to be trained further.
@@ -50,12 +53,14 @@ def load_heads(lm: LM, folder: Path, heads: Sequence[str], tensors: dict[str, to
     Raises:
         UserError: tensors that do not fit the model, or fewer than its heads have.
     """
-    tables = {f"{PREFIX}{name}.weight" for name in embeddings(lm.model)}
+    tables = {f"{PREFIX}{name}.weight" for name in embeddings(lm.model)} - {*own}
     if rows := max((len(tensors[name]) for name in tables & set(tensors)), default=0):
         _add_tokens(lm, folder, rows)
     trained = modules_named(lm.model, heads)
     named = {PREFIX + name: p for name, p in lm.model.named_parameters(remove_duplicate=False)}
-    found = {name: tensors.pop(name) for name in [*tensors] if name in tables or name.removeprefix(PREFIX) in trained}
+    found = {name: tensor for name, tensor in tensors.items() if name in tables or name.removeprefix(PREFIX) in trained}
+    for name in {*found} - {*own}:
+        del tensors[name]
     copy_in({name: named[name] for name in {*found, *(PREFIX + name for name in trained)}}, found)
     for parameter in trained.values():
         parameter.requires_grad_(True)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from tunesmith.core.errors import UserError
-from tunesmith.peft import lora
+from tunesmith.peft import _files, lora
 from tunesmith.peft._combine import combine
-from tunesmith.peft._files import load_adapter, read_config
+from tunesmith.peft._files import load_adapter
 
 # Read where an adapter brings no probe: any text does to compare two models.
 _TEXTS = ("The film was", "Question: what is 2 + 2?\nAnswer:", "Once upon a time there")
@@ -45,12 +45,12 @@ def base_of(folders: Sequence[Path], model: str | None = None) -> str:
         model: the base as the user names it; None = as the adapters do.
 
     Raises:
-        UserError: no adapter directory, or adapters of different bases.
+        UserError: no adapter directory, one that does not say its base, or adapters of different bases.
     """
-    names, identities = {}, {}
+    names, identities = dict[Path, str](), {}
     for folder in folders:
-        config = read_config(folder)
-        names[folder] = model or config.get("base_model_name_or_path")
+        _files.read_config(folder)
+        names[folder] = model or _files.base_of(folder)
         identities[folder] = _probe(folder).get("base_identity")
     for found in (names, {f: i for f, i in identities.items() if i}):
         for folder, name in found.items():
@@ -59,10 +59,7 @@ def base_of(folders: Sequence[Path], model: str | None = None) -> str:
                     f"{first[0]} was made for {first[1]} and {folder} for {name}; changes of different bases do not add up",
                     "Combine adapters that were trained on the same model.",
                 )
-    name = next(iter(names.values()))
-    if not isinstance(name, str) or not name:
-        raise UserError(f"{folders[0]} does not say which model it was made for", "Name it: --model.")
-    return name
+    return next(iter(names.values()))
 
 
 def _probe(folder: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +17,7 @@ from tunesmith.core.files import sync_directory, write_json, write_manifest, wri
 from tunesmith.models.encoder import HEAD_FILE, heads_of
 from tunesmith.models.load import LM
 from tunesmith.peft._files import save_adapter
+from tunesmith.recipes._open.kinds import TASK_FILE
 
 
 def save_artefact(
@@ -27,11 +28,13 @@ def save_artefact(
     title: str,
     heads: Sequence[str] = (),
     task_type: str = "CAUSAL_LM",
+    asked: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `adapter/` or `model/` below a run's folder, whole or not at all, and return it.
 
     Args:
         heads: modules that were trained whole beside an adapter. task_type: what PEFT calls a model with such a head.
+        asked: what `task.json` says, so that it can be asked again; None = there is none.
 
     Raises:
         WorkFailed: the disk could not take it.
@@ -40,6 +43,9 @@ def save_artefact(
     target, stage = folder / entry.SAVES, folder / f".{entry.SAVES}.tmp"
     shutil.rmtree(stage, ignore_errors=True)
     try:
+        stage.mkdir(parents=True)
+        if asked:
+            write_json(stage / TASK_FILE, asked)
         if entry.SAVES == "adapter":
             _save_head(stage, lm)
             save_adapter(stage, lm, entry, parameters, probe_prompts, _card(lm, entry, title), heads, task_type)
@@ -56,12 +62,10 @@ def save_artefact(
 def _save_head(folder: Path, lm: LM) -> None:
     """Say what head the adapter's model has, for its config.json says it only of the base."""
     if not lm.model.can_generate() and heads_of(lm.model):
-        folder.mkdir(parents=True)
         write_json(folder / HEAD_FILE, {**lm.model.config.to_dict(), "architectures": [type(lm.model).__name__]})
 
 
 def _save_model(folder: Path, lm: LM, card: str) -> None:
-    folder.mkdir(parents=True)
     lm.model.save_pretrained(folder)
     lm.tokenizer.save_pretrained(folder)
     write_text(folder / "README.md", card)

@@ -1,4 +1,4 @@
-"""Opening a model with its adapter: what `ts.load` and every recipe call."""
+"""Opening a decoder with its adapter: what every recipe calls that goes on with text."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tunesmith.models.load import LM
 from tunesmith.models.load import load as load_base
 from tunesmith.peft._files import Attached, load_adapter
 from tunesmith.peft._resident import add_adapter
+from tunesmith.recipes._open.kinds import require_text_model
 
 
 def load(
@@ -51,6 +52,7 @@ def load_attached(model: str, adapter: str | None, dtype: str = "auto", device: 
         raise UserError("a model behind a URL has no weights here", "Give an embedded name, a model directory or a hub id.")
     if adapter and not Path(adapter).is_dir():
         raise UserError(f"there is no adapter directory '{adapter}'", "Give the folder that holds adapter_config.json.")
+    require_text_model(model, adapter)
     lm = load_base(model, dtype, device)
     return lm, load_adapter(lm, Path(adapter)) if adapter else None
 

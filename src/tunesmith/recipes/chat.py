@@ -12,6 +12,7 @@ POSITIONAL = "say"
 EXAMPLES = (
     "tunesmith chat",
     "tunesmith chat --adapter runs/tune-rows/adapter",
+    "tunesmith chat --model runs/tune-movies/model",
     'tunesmith chat "What is the capital of France?"',
 )
 
@@ -22,9 +23,10 @@ class Config(BaseConfig):
     say: str | None = None
     """one question to answer; absent = a conversation, one line a turn"""
     model: str = "smollm2"
-    """embedded name, local directory, hub id, or an OpenAI-compatible URL such as https://host/v1#name"""
+    """embedded name, local directory (also an adapter's or a run's), hub id, or an OpenAI-compatible URL such as
+    https://host/v1#name"""
     adapter: str | None = None
-    """adapter directory"""
+    """adapter directory; without a model, on the base that it names"""
     system: str = ""
     """instruction said before the conversation"""
     temperature: float = 0.0
@@ -37,23 +39,29 @@ class Config(BaseConfig):
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Answer one question, or hold a conversation until the input ends.
+    """Answer one question, or hold a conversation until the input ends; a model that was tuned otherwise answers each line.
 
     Returns:
-        status and the turns said.
+        status and the turns said; of a tuned model the answers.
 
     Raises:
-        UserError: no such model or adapter, or a model without a chat template.
+        UserError: no such model or adapter, one that has nothing to say to a text, or a model without a chat template.
         WorkFailed: the adapter does not behave as it did when it was saved.
     """
     from tunesmith.core.encode import chat_prompt
     from tunesmith.models.engine import complete
     from tunesmith.models.generate import Sampling
     from tunesmith.recipes._models import open_engine, quiet_libraries, use_threads
+    from tunesmith.recipes._open.asking import answer_lines, tuned_of
+    from tunesmith.recipes._open.kinds import named
 
     quiet_libraries()
     use_threads(config.threads)
-    lm = open_engine(config.model, config.dtype, config.adapter)
+    model, adapter = named(config)
+    tuned = tuned_of(model, adapter, config.dtype, config.say)
+    if tuned:
+        return answer_lines(tuned, config.model_dump(include=config.model_fields_set), _lines())
+    lm = open_engine(model, config.dtype, adapter)
     how = Sampling(config.max_new_tokens, config.temperature, config.top_p)
     turns = [Message("system", config.system)] if config.system else []
     for question in [config.say] if config.say else _lines():
@@ -69,7 +77,9 @@ def run(config: Config) -> dict[str, Any]:
 
 def render(report: dict[str, Any]) -> str:
     """Return the answer to a single question; a conversation was printed as it went."""
-    return report["turns"][-1]["content"] if report["single"] else ""
+    if not report["single"]:
+        return ""
+    return report["turns"][-1]["content"] if "turns" in report else report["answers"][-1]["shown"]
 
 
 def _lines() -> Any:

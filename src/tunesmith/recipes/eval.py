@@ -32,20 +32,25 @@ def run(config: Config) -> dict[str, Any]:
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when lm-eval's progress bars are imported; we show progress ourselves
     from tunesmith.core.memory import limit_cache, peak_gb
     from tunesmith.core.runs import Run
+    from tunesmith.models.load import LM
     from tunesmith.recipes._eval.evaluating import open_model, own_task, with_lm_eval
     from tunesmith.recipes._models import quiet_libraries, use_threads
+    from tunesmith.recipes._open.kinds import named
 
     start = time.monotonic()
     quiet_libraries()
     use_threads(config.threads)
     limit_cache(config.cache_gb)
+    model, adapter = named(config)
+    config = config.model_copy(update={"model": model, "adapter": adapter})
     evaluate = own_task(config) if config.task else with_lm_eval(config)
-    lm = open_model(config)
+    opened = open_model(config)
+    lm = opened if isinstance(opened, LM) else opened.lm
     folder = Path(config.run_dir or f"runs/eval-{_slug(config)}")
     settings = config.model_dump(exclude={"run_dir", "overwrite", "threads", "cache_gb"})
     run = Run(folder, {**settings, "model_identity": lm.identity}, {"command": _command(config)}, config.overwrite)
     asked = time.monotonic()
-    results, samples, warnings = evaluate(lm)
+    results, samples, warnings = evaluate(opened)
     report = {
         "status": "done", "run_dir": str(run.folder), "model": config.model, "adapter": config.adapter, "results": results,
         "seconds": time.monotonic() - asked, "wall_seconds": time.monotonic() - start, "peak_memory_gb": peak_gb(),

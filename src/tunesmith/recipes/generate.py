@@ -77,6 +77,7 @@ def run(config: Config) -> dict[str, Any]:
     from tunesmith.models.engine import generate
     from tunesmith.models.generate import Sampling
     from tunesmith.recipes._models import load, open_engine, quiet_libraries, use_threads
+    from tunesmith.recipes._open.kinds import named
 
     asked, constraint = _asked(config), _constraint(config)
     quiet_libraries()
@@ -85,7 +86,8 @@ def run(config: Config) -> dict[str, Any]:
     if config.adapters:
         lm = load(config.model, None, config.dtype, adapters=config.adapters)
     else:
-        lm = open_engine(config.model, config.dtype, config.adapter)
+        model, adapter = named(config)
+        lm = open_engine(model, config.dtype, adapter)
     how = Sampling(config.max_new_tokens, config.temperature, config.top_p, tuple(config.stop), constraint)
     adapters, prompts = [adapter for adapter, _ in asked], [prompt for _, prompt in asked]
     answers = generate(lm, prompts, how, config.seed, config.n, adapters)

@@ -36,7 +36,8 @@ class Config(BaseConfig):
     kind: Literal["adapter", "scorer"]
     """adapter = a saved LoRA, soft prompt or prefix; scorer = who judges answers for align"""
     what: str
-    """the adapter's directory; or the scorer as align is given it: lexicon, FILE.py:FUNCTION, reward-model:path=DIR"""
+    """the directory of the adapter or of its run; or the scorer as align is given it: lexicon, FILE.py:FUNCTION,
+    reward-model:path=DIR"""
     data: str | None = None
     """of a scorer: judgements to measure it by, a file of preferences or a rated task"""
     rows: int = Field(200, ge=2)
@@ -65,8 +66,8 @@ def run(config: Config) -> dict[str, Any]:
 
     Returns:
         Of a scorer what `recipes._reward.inspecting` says; of an adapter status, folder, method, peft_type, base,
-        base_identity, parameters, tensors, saved_parameters, bytes, probe and, for virtual tokens, tokens, class_words and
-        caution.
+        base_identity, parameters, head (None = it goes on with text), tensors, saved_parameters, bytes, probe and, for
+        virtual tokens, tokens, class_words and caution.
 
     Raises:
         UserError: no adapter, a damaged one, or a base or task that is not there.
@@ -77,25 +78,24 @@ def run(config: Config) -> dict[str, Any]:
 
         assert config.data is not None
         return inspect_scorer(config.what, config.data, config.rows, config.threads)
-    from tunesmith.peft._files import read_config
-    from tunesmith.recipes._models import load_attached, use_threads
+    from tunesmith.peft._files import entry_of, read_config
+    from tunesmith.recipes._models import use_threads
+    from tunesmith.recipes._open.inspecting import head_of, lm_of
+    from tunesmith.recipes._open.kinds import placed
+    from tunesmith.recipes._open.opening import load
 
-    folder = Path(config.what)
-    if not folder.is_dir():
-        raise UserError(f"there is no adapter directory '{config.what}'", "Give the folder that holds adapter_config.json.")
+    base, what = placed(config.model, config.what)
+    folder = Path(what or config.what)
     saved = read_config(folder)
-    base = config.model or saved.get("base_model_name_or_path")
-    if not base or not isinstance(base, str):
-        raise UserError(f"{folder} does not say which model it was made for", "Name it: --model.")
     use_threads(config.threads)
-    lm, attached = load_attached(base, config.what, config.dtype)
-    assert attached is not None
-    state = attached.entry.state(lm.model)
+    opened = load(base, str(folder), config.dtype)
+    lm, entry = lm_of(opened), entry_of(folder, saved)
+    state = entry.state(lm.model)
     report = {
-        "status": "done", "folder": str(folder), "method": attached.entry.__name__.rpartition(".")[2],
+        "status": "done", "folder": str(folder), "method": entry.__name__.rpartition(".")[2],
         "peft_type": saved["peft_type"], "base": base, "base_identity": lm.identity,
-        "parameters": attached.parameters.model_dump(exclude=_BEGUN), "tensors": len(state),
-        "saved_parameters": sum(t.numel() for t in state.values()),
+        "parameters": entry.from_peft_config(saved).model_dump(exclude=_BEGUN), "head": head_of(opened, saved),
+        "tensors": len(state), "saved_parameters": sum(t.numel() for t in state.values()),
         "bytes": sum(f.stat().st_size for f in folder.iterdir() if f.is_file()), "probe": _probe(folder),
     }  # fmt: skip
     return {**report, **_virtual_tokens(config, lm)}
@@ -173,6 +173,8 @@ def render(report: dict[str, Any]) -> str:
     """Return the facts, and for a soft prompt its nearest tokens, for a terminal."""
     import textwrap
 
+    from tunesmith.recipes._open.inspecting import head_in_words
+
     if "scorer" in report:
         from tunesmith.recipes._reward.inspecting import render_scorer
 
@@ -183,6 +185,7 @@ def render(report: dict[str, Any]) -> str:
         f"{report['folder']}: {report['method']} ({report['peft_type']}) of {report['base']}",
         f"  {report['saved_parameters']:,} parameters in {_several(report['tensors'], 'tensor')}; {report['bytes']:,} bytes",
         f"  {settings}",
+        *head_in_words(report["head"]),
         f"  probe: {probe['prompts']} prompts gave the logits they gave when it was saved" if probe else "  probe: it has none",
     ]
     if "tokens" not in report:

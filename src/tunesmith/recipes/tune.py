@@ -69,7 +69,7 @@ def run(config: Config) -> dict[str, Any]:
         mixes = mixes_of(it, run.folder)
         made = it.supervised
         made.finish()
-        artefact = save_artefact(run.folder, it.lm, it.method, made.prompts, "Fine-tuning", made.heads, made.task_type)
+        artefact = save_artefact(run.folder, it.lm, it.method, made.prompts, "Fine-tuning", made.heads, made.task_type, it.asked)
         test = it.rows.test() if it.rows.test else None
         if test:
             write_jsonl(run.folder / "predictions.jsonl", test.predictions)
@@ -184,6 +184,6 @@ def render(report: dict[str, Any]) -> str:
         from tunesmith.evaluate.results import Forgetting
 
         lines += in_words(report["gain"], Forgetting.of_record(report["forgetting"]))
-    if "adapter" in Path(report["artefact"]).name:
-        lines.append(f"talk to it: tunesmith chat --adapter {report['artefact']}")
+    kind = "adapter" if "adapter" in Path(report["artefact"]).name else "model"
+    lines.append(f"talk to it: tunesmith chat --{kind} {report['artefact']}")
     return "\n".join(lines)

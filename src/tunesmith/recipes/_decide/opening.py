@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.core.config import validate
 from tunesmith.core.errors import UserError
 from tunesmith.core.files import sync_directory, verify_manifest, write_manifest
 from tunesmith.core.records import Example
 from tunesmith.data.prompts import Prompts
-from tunesmith.data.task import Splits, Task, TaskFile
-from tunesmith.data.template import Template
-from tunesmith.data.verbalizer import Verbalizer
+from tunesmith.data.task import Task, record_of, without_rows
 from tunesmith.evaluate.answer import Asker
 from tunesmith.evaluate.classify import classifier_scores
 from tunesmith.evaluate.decision import Decider, Decision
@@ -74,7 +71,6 @@ def save_decision(
         The directory, and what transformers' files could not take, in sentences.
     """
     task, lm = artefact.task, artefact.lm
-    assert task.verbalizer is not None
     stage, target = run / f".{FOLDER}.tmp", run / FOLDER
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
@@ -87,8 +83,7 @@ def save_decision(
             left.append("transformers' decision pipeline loads no adapter of this kind")
     else:
         left = ["transformers' decision pipeline cannot ask this: it has no place for a classifier"]
-    keys = {"name", "instruction", "separator", "chat", "aggregate", "normalise"}
-    asked = {**task.file.model_dump(include=keys), "template": task.template.text, "choices": task.verbalizer.words}
+    asked = record_of(task)
     dtype = str(lm.dtype).removeprefix("torch.")
     made_of = {"model": _placed(lm.name), "adapter": "adapter" if adapter else None, "dtype": dtype, "identity": lm.identity}
     decider.abstaining(decider.abstain_below, task=asked, **made_of, not_in_decision_json=left).save(stage)
@@ -145,7 +140,7 @@ def reopen(folder: Path, model: str | None) -> tuple[Decider, Artefact]:
         raise UserError(f"the decision directory {folder} is damaged: {problem}", "Use another copy of it.")
     about = decider.about
     try:
-        task = _asked(about["task"])
+        task = without_rows(about["task"], "the decision's task")
         name, adapter, dtype = model or about["model"], about["adapter"], about["dtype"]
         identity = about["identity"]
     except (KeyError, TypeError) as error:
@@ -157,13 +152,6 @@ def reopen(folder: Path, model: str | None) -> tuple[Decider, Artefact]:
             "Give the model it was made with (--model), or calibrate again.",
         )
     return decider, artefact
-
-
-def _asked(saved: Mapping[str, Any]) -> Task:
-    file = validate(TaskFile, {**saved, "data": {}}, "the decision's task")
-    words = {label: tuple(several) for label, several in saved["choices"].items()}
-    verbalizer = Verbalizer(words, file.aggregate, file.normalise)
-    return Task(file, Template(file.template), verbalizer, (), Splits([], [], []), {})
 
 
 def _row(task: Task, text: str | None, fields: Mapping[str, str]) -> Example:

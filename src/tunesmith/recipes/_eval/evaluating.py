@@ -15,12 +15,14 @@ from tunesmith.evaluate.answer import Asker
 from tunesmith.models.load import LM
 from tunesmith.recipes._eval.config import Config
 from tunesmith.recipes._models import load
-from tunesmith.recipes._tune.heads import load_tuned, saved_config, tuning_of
+from tunesmith.recipes._open.opening import open_tuned
+from tunesmith.recipes._open.tuned import Tuned
+from tunesmith.recipes._tune.heads import saved_config, tuning_of
 from tunesmith.recipes._tune.tested import tested
 
 # A row of the report: task, metric, value, low, high, n.
 Results = list[dict[str, Any]]
-Evaluate = Callable[[LM], tuple[Results, list[dict[str, Any]], list[str]]]
+Evaluate = Callable[[Any], tuple[Results, list[dict[str, Any]], list[str]]]
 _LM_EVAL_RESAMPLES = 1_000
 _NORMAL = 1.959964
 # Of lm-eval's own command: the examples that published numbers were made with.
@@ -43,29 +45,27 @@ def own_task(config: Config) -> Evaluate:
         task = load_task(config.task or "", skip_bad_rows=config.skip_bad_rows)
     items = task.splits.test[: config.limit]
 
-    def evaluate(lm: LM) -> tuple[Results, list[dict[str, Any]], list[str]]:
+    def evaluate(opened: LM | Tuned) -> tuple[Results, list[dict[str, Any]], list[str]]:
         title = f"asking {config.model}"
-        if found:
-            it = found[0].headed(lm, task)
-            results = tested(task.name, it.metrics, it.answer(items, title), config.seed)
+        if isinstance(opened, Tuned):
+            metrics, answer = opened.ask(task, None)
+            results = tested(task.name, metrics, answer(items, title), config.seed)
         else:
-            asker = Asker(lm, Prompts(task, lm.tokenizer), trained=config.adapter is not None)
+            asker = Asker(opened, Prompts(task, opened.tokenizer), trained=config.adapter is not None)
             results = tested(task.name, task.metrics, asker.ask(items, title=title).predictions, config.seed)
         return results.results, results.predictions, task.splits.warnings
 
     return evaluate
 
 
-def open_model(config: Config) -> LM:
-    """Load what is to be asked: a model that was tuned with a head, or one that writes text.
+def open_model(config: Config) -> LM | Tuned:
+    """Load what is to be asked: a model that was tuned to answer otherwise, or one that goes on with text.
 
     Raises:
         UserError: no such model or adapter, or they do not fit each other.
     """
-    found = tuning_of(config.model, config.adapter) if config.task else None
-    if found:
-        return load_tuned(config.model, config.adapter, found[1], config.dtype)
-    return load(config.model, config.adapter, config.dtype)
+    tuned = open_tuned(config.model, config.adapter, config.dtype) if config.task else None
+    return tuned or load(config.model, config.adapter, config.dtype)
 
 
 def with_lm_eval(config: Config) -> Evaluate:

@@ -19,13 +19,13 @@ from tunesmith.core.records import Message
 from tunesmith.models.encoder import load_headed
 from tunesmith.models.load import LM, load
 from tunesmith.peft import lora
-from tunesmith.peft._files import load_adapter, read_config
+from tunesmith.peft._files import base_of, load_adapter, read_config
 from tunesmith.peft._layers import place
 from tunesmith.recipes._artefact import save_artefact
+from tunesmith.recipes._open.kinds import REWARD_FILE as FILE
 from tunesmith.recipes._reward.model import HEAD, Prompt, RewardModel, put_head
 from tunesmith.recipes._tune.heads import load_tuned
 
-FILE = "reward.json"
 KIND, ENSEMBLE = "reward model", "reward ensemble"
 _PROBES = 4
 # Of a reward's deviation over the probe and its neighbours, what rounding alone explains, by precision.
@@ -136,7 +136,7 @@ def open_reward(path: str, base: str | None = None, dtype: str = "auto", trunk: 
     try:
         numbers = {key: float(record[key]) for key in ("gain", "bias", "trained_gain")}
         it = replace(bare, prompts=str(record["prompts"]), **numbers)
-        probe = [(_prompt(one["prompt"]), str(one["completion"]), float(one["reward"])) for one in record["probe"]]
+        probe = [(prompt_of(one["prompt"]), str(one["completion"]), float(one["reward"])) for one in record["probe"]]
         saved_as = getattr(torch, record["dtype"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / FILE} cannot be read: {error}", "Use another copy of the reward model.") from None
@@ -156,13 +156,12 @@ def _bare(folder: Path, record: dict[str, Any], base: str | None, dtype: str, tr
         lm = load(str(folder), dtype)
         _take_up(folder, put_head(lm, 0))
         return RewardModel(lm, False, lm.model.score)
-    name = base or str(read_config(folder).get("base_model_name_or_path"))
     if encoder:
-        lm = load_tuned(name, str(folder), "classifier", precision)
+        lm = load_tuned(base or base_of(folder), str(folder), "classifier", precision)
         return RewardModel(lm, True, lm.model.classifier)
     if trunk and trunk.lm.identity == record.get("base_identity") and read_config(folder).get("peft_type") == lora.PEFT_TYPE:
         return _on_trunk(folder, trunk)
-    lm = load(name, dtype)
+    lm = load(base or base_of(folder), dtype)
     put_head(lm, 0)
     load_adapter(lm, folder)
     return RewardModel(lm, False, lm.model.score)
@@ -200,7 +199,8 @@ def _take_up(folder: Path, head: Any) -> None:
     raise UserError(f"{folder} has no head for rewards", "Use another copy of the reward model.")
 
 
-def _prompt(saved: Any) -> Prompt:
+def prompt_of(saved: Any) -> Prompt:
+    """Return a prompt of a text, or of turns as {"role", "content"}."""
     return saved if isinstance(saved, str) else tuple(Message(turn["role"], turn["content"]) for turn in saved)
 
 

@@ -15,6 +15,7 @@ from tunesmith.core.files import write_json
 from tunesmith.core.records import Example
 from tunesmith.core.registry import DEMONSTRATIONS
 from tunesmith.core.seeds import derive
+from tunesmith.data.task import record_of
 from tunesmith.evaluate.answer import single_query_ms
 from tunesmith.models.encoder import load_encoder
 from tunesmith.models.load import LM
@@ -106,7 +107,9 @@ def _made_once(shop: Workshop, title: str, repeat: Repeat, make: Callable[[Repea
         return Made(lm, Cost(**said["cost"]), said["notes"]), said["seconds"]
     made = make(repeat)
     seconds = time.perf_counter() - start
-    save_artefact(repeat.folder, made.lm, (full, full.Parameters()), [], title)
+    dtype = str(made.lm.dtype).removeprefix("torch.")
+    asked = {"objective": "classification", "dtype": dtype, "tasks": [record_of(shop.task)]}
+    save_artefact(repeat.folder, made.lm, (full, full.Parameters()), [], title, asked=asked)
     write_json(record, {"cost": asdict(made.cost), "notes": made.notes, "seconds": seconds})
     # What is finished needs no checkpoints, and those of several models would fill a disk.
     for checkpoints in list(repeat.folder.rglob("checkpoints")):

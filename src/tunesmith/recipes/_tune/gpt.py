@@ -128,10 +128,10 @@ class GPT:
 
         return Validation(accuracy, "eval_accuracy", larger_is_better=True) if held_out else None
 
-    def answer(self, items: Sequence[Example]) -> list[Prediction]:
+    def answer(self, items: Sequence[Example], title: str) -> list[Prediction]:
         """Answer items; scores are log-probabilities, nats."""
         rows, labels = self.encode(items), self.inputs.labels
-        scores = in_order(self.logits, rows, "test").log_softmax(-1)
+        scores = in_order(self.logits, rows, title).log_softmax(-1)
         found = []
         for item, row, logits in zip(items, rows, scores, strict=True):
             text = shown(self.inputs.texts(item))

@@ -14,7 +14,7 @@ from tunesmith.core.files import text_hash
 from tunesmith.core.records import Encoded, Example
 from tunesmith.core.registry import METRICS, TUNINGS
 from tunesmith.core.seeds import derive
-from tunesmith.data.task import Task
+from tunesmith.data.task import Task, record_of
 from tunesmith.evaluate.results import Prediction
 from tunesmith.models.encoder import HEAD_FILE, KINDS, Head, architecture_of, load_headed
 from tunesmith.models.load import LM
@@ -88,7 +88,7 @@ def supervised(config: Config, it: Headed, head: Head, modules: tuple[str, ...])
     )  # fmt: skip
     return Supervised(
         it.lm, rows, it.loss_of, [row.ids for row in train[:3]], _validation(it, held_out), adapter, modules,
-        _TASK_TYPES[head], lambda: it.finish(held_out),
+        _TASK_TYPES[head], lambda: it.finish(held_out), {"tasks": [record_of(it.task)]},
     )  # fmt: skip
 
 

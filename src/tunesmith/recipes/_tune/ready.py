@@ -66,6 +66,13 @@ class Ready:
         return self.validation is not None and self.training.how.evaluations > 0
 
     @property
+    def asked(self) -> dict[str, Any] | None:
+        """What is kept so that what was trained can be asked again as it was in its test; None where it goes on with text."""
+        name = TUNINGS.parameters(self.config.objective)[0].__name__.rpartition(".")[2].replace("_", "-")
+        about = {"objective": name, "dtype": str(self.lm.dtype).removeprefix("torch.")}
+        return {**about, **self.supervised.asked} if self.supervised.asked else None
+
+    @property
     def method_name(self) -> str:
         """The peft method's name ("lora")."""
         return self.method[0].__name__.rpartition(".")[2]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tunesmith.core.errors import UserError
 from tunesmith.models.load import LM
@@ -25,6 +26,8 @@ class Supervised:
         heads: names of modules that are new, and trained whatever the peft method trains.
         task_type: what Hugging Face PEFT calls a model with such a head.
         finish: what is set by validation rows once the weights are final, before they are saved.
+        asked: what is kept beside the weights so that they can be asked again: the tasks without rows, and how they are read;
+            {} for a decoder that goes on with text.
     """
 
     lm: LM
@@ -36,6 +39,7 @@ class Supervised:
     heads: tuple[str, ...] = ()
     task_type: str = "CAUSAL_LM"
     finish: Callable[[], None] = field(default=lambda: None)
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
 
 def with_adapter(lm: LM, folder: str | None) -> Attached | None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from tunesmith.core.records import Encoded, Example
 from tunesmith.core.seeds import derive
 from tunesmith.data.collate import Batch
 from tunesmith.data.mixture import Mixture, rates
-from tunesmith.data.task import Task, load_task
+from tunesmith.data.task import Task, load_task, record_of
 from tunesmith.evaluate.answer import hash_of_ids
 from tunesmith.evaluate.results import Prediction
 from tunesmith.models.lm_loss import Objective
@@ -216,6 +217,12 @@ class TextTasks:
             predictions = task.answer(items, self._most(task), f"test {task.task.name}")
             parts.append(tested(task.task.name, task.task.metrics, predictions, derive(self.config.seed, task.task.name)))
         return Tested([r for part in parts for r in part.results], [p for part in parts for p in part.predictions])
+
+    def asked(self) -> dict[str, Any]:
+        """Return what asks these tasks again: each without its rows, how it is read, and how long its answers are."""
+        kept = {"reads": self.parameters.reads, "step": self.parameters.step}
+        longest = {task.task.name: self._most(task) for task in self.tasks}
+        return {"tasks": [record_of(task.task) for task in self.tasks], **kept, "max_new_tokens": longest}
 
     def _held_out(self, task: TextTask) -> list[Example]:
         return task.task.splits.validation[: self.config.validation_rows]

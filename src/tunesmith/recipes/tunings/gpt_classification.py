@@ -34,6 +34,7 @@ def supervise(config: tune_config.Config, parameters: Parameters) -> Supervised:
     """
     from tunesmith.core.files import text_hash
     from tunesmith.core.registry import PEFT
+    from tunesmith.data.task import record_of
     from tunesmith.recipes._models import load
     from tunesmith.recipes._tune.gpt import GPT
     from tunesmith.recipes._tune.rows import Rows, task_of, within
@@ -50,12 +51,12 @@ def supervise(config: tune_config.Config, parameters: Parameters) -> Supervised:
     items = task.splits.test[: config.test_rows]
 
     def test() -> Tested:
-        return tested(task.name, task.metrics, gpt.answer(items), config.seed)
+        return tested(task.name, task.metrics, gpt.answer(items, "test"), config.seed)
 
     fingerprint = text_hash(train.fingerprint(), *(row.example_id for row in held_out))
     warnings = [*task.splits.warnings, *warnings]
     rows = Rows(train, train.select([]), None, fingerprint, lengths, warnings, test=test if items else None)
     return Supervised(
         lm, rows, gpt.loss(parameters.lm_weight, config.activation_checkpointing), [row.ids for row in train[:3]],
-        gpt.validation(held_out), adapter, heads=gpt.heads, task_type="SEQ_CLS",
+        gpt.validation(held_out), adapter, heads=gpt.heads, task_type="SEQ_CLS", asked={"tasks": [record_of(task)]},
     )  # fmt: skip

@@ -36,4 +36,4 @@ def supervise(config: tune_config.Config, parameters: Parameters) -> Supervised:
         lm.model.activation_checkpointing_enable({"use_reentrant": False})
     prompts = [e.ids[: e.loss_mask.index(True)] for e in rows.train[:3]]
     loss_of = teacher_forced(lm, causal_lm.loss)
-    return Supervised(lm, rows, loss_of, prompts, tasks.validation(), adapter, task_type="SEQ_2_SEQ_LM")
+    return Supervised(lm, rows, loss_of, prompts, tasks.validation(), adapter, task_type="SEQ_2_SEQ_LM", asked=tasks.asked())

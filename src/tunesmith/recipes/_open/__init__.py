@@ -1,0 +1,1 @@
+"""Opening what was saved, whatever it was trained for."""
