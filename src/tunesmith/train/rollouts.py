@@ -28,6 +28,7 @@ from tunesmith.models.generate import NotFinite, Sampling, ValueHead, complete
 from tunesmith.models.load import LM
 from tunesmith.models.score import Request, score_requests
 from tunesmith.rl.kl import Controller
+from tunesmith.train.elsewhere import Elsewhere, require_policy, scored_again
 from tunesmith.train.scoring import Answer, Scorer, scores_of
 
 # Of a token: log-probability when sampled, advantage, return, value when sampled, log-probability by the reference, and tokens
@@ -111,6 +112,7 @@ class Sampler:
         reference: a with-block inside which the model is the reference (its adapter off).
         prompts_per_round, samples: P and k. passes: how often a round is learned from.
         equal_at_first: before the first update the policy is its reference.
+        elsewhere: who samples in the place of this process; None = nobody.
     """
 
     lm: LM
@@ -125,6 +127,7 @@ class Sampler:
     value_head: ValueHead | None = None
     texts: Texts | None = None
     equal_at_first: bool = True
+    elsewhere: Elsewhere | None = None
 
 
 Watch = Callable[[Mapping[str, Any]], bool]
@@ -208,16 +211,7 @@ class Rollouts(VaryingRows):
         it.lm.model.eval()
         prompts = [it.prompts[i] for i in self._turn(number, "prompts", len(it.prompts), it.prompts_per_round)]
         prompts = [p for p in prompts for _ in range(it.samples)]
-        ids, seed = [p.ids for p in prompts], derive(self.seed, "sample", number)
-        try:
-            found = complete(it.lm, ids, it.how, seed, value_head=it.value_head)
-        except NotFinite as error:
-            where = prompts[error.number].where
-            raise WorkFailed(f"the policy's numbers for an answer to {where} are not finite", "Lower --learning_rate.") from error
-        for prompt, completion in zip(prompts, found, strict=True):
-            if not all(map(math.isfinite, completion.values)):
-                raise WorkFailed(f"the values of an answer to {prompt.where} are not finite", "Lower --learning_rate.")
-        clock.note("sampling")
+        said, found = self._sampled(prompts, derive(self.seed, "sample", number), clock)
         answers, wheres = self._answers(prompts, found), [p.where for p in prompts]
         judges = it.judges
         scores = scores_of(judges.scorer, answers, wheres, judges.timeout, judges.no_end)
@@ -226,12 +220,13 @@ class Rollouts(VaryingRows):
         clock.note("held_out")
         reference = self._by_reference(prompts, found)
         clock.note("reference")
+        apart = {"sampled_apart": require_policy(said, found, reference, it.lm.dtype)} if it.elsewhere else {}
         it.lm.model.train(training)
         made = _round(torch.tensor(scores, dtype=torch.float64).view(-1, it.samples), found, reference, controller.beta)
         if number == 0 and it.equal_at_first:
             _require_equal(made, it.lm.dtype)
         advantages, returns = it.credit(made)
-        measured = {"round": number, **measures(made, found, answers, returns), **clock.seconds}
+        measured = {"round": number, **measures(made, found, answers, returns), **apart, **clock.seconds}
         if held_out:
             values = torch.tensor(held_out, dtype=torch.float64)
             measured |= {"held_out": float(values.mean()), "held_out_std": float(values.std(unbiased=False))}
@@ -251,6 +246,26 @@ class Rollouts(VaryingRows):
             row["held_out"] = score
         rows += self._texts(number, sum(len(c.ids) for c in found))
         return {"round": number, "measured": measured, "beta_after": controller.beta, "rows": rows}
+
+    def _sampled(self, prompts: Sequence[Prompt], seed: int, clock: _Clock) -> tuple[list[Completion], list[Completion]]:
+        """Return a round's answers twice: with what who sampled them said of their tokens, and with what is learned from."""
+        it, ids = self.sampler, [p.ids for p in prompts]
+        try:
+            if it.elsewhere:
+                said = it.elsewhere.complete(it.lm, ids, it.how, seed)
+                clock.note("sampling")
+                found = scored_again(it.lm, ids, said, it.value_head)
+                clock.note("scoring_again")
+            else:
+                said = found = complete(it.lm, ids, it.how, seed, value_head=it.value_head)
+                clock.note("sampling")
+        except NotFinite as error:
+            where = prompts[error.number].where
+            raise WorkFailed(f"the policy's numbers for an answer to {where} are not finite", "Lower --learning_rate.") from error
+        for prompt, completion in zip(prompts, found, strict=True):
+            if not all(map(math.isfinite, completion.values)):
+                raise WorkFailed(f"the values of an answer to {prompt.where} are not finite", "Lower --learning_rate.")
+        return said, found
 
     def _texts(self, number: int, tokens: int) -> list[dict[str, Any]]:
         """The texts that are learned from in a round beside its rollouts, which have so many tokens."""
