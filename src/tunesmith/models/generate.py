@@ -164,6 +164,14 @@ def turns_of(asked: Sequence[Hashable]) -> list[int]:
     return turns
 
 
+def as_completion(lm: LM, ids: Sequence[int], logprobs: Sequence[float], how: Sampling) -> Completion:
+    """Return tokens that were sampled elsewhere as an answer; its `stop_reason` is "" if it has no end."""
+    row = _Row(0, None, (), torch.Generator(), ids=list(ids), logprobs=list(logprobs))
+    if ids:
+        _note_end(lm, row, how)
+    return Completion(row.text, tuple(row.ids), tuple(row.logprobs), row.stop_reason)
+
+
 def _run(lm: LM, waiting: list[_Row], how: Sampling, progress: Progress, value_head: ValueHead | None) -> None:
     """Continue all rows, a batch at a time: where one ends, the next begins in its place."""
     slots = open_slots(lm, [(row.adapter, row.prompt) for row in waiting], how.max_new_tokens)

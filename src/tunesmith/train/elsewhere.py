@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from types import TracebackType
+from typing import Any, Protocol
 
 import torch
 
@@ -29,7 +30,11 @@ _ROUNDED, _ANOTHER = 0.03, 0.1
 
 
 class Elsewhere(Protocol):
-    """Who samples in the place of this process."""
+    """Who samples in the place of this process, inside a with-block."""
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
     def complete(self, lm: LM, prompts: Sequence[tuple[int, ...]], how: Sampling, seed: int) -> list[Completion]:
         """Continue prompts by the policy as it is now, as `models.generate.complete` does, without values."""

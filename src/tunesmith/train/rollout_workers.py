@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any
 
 from safetensors.torch import load, save
@@ -66,7 +66,7 @@ class Workers:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.close()
 
     def _end(self) -> None:

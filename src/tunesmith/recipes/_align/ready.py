@@ -38,6 +38,7 @@ from tunesmith.recipes._reward.scoring import open_scorer
 from tunesmith.recipes._tune.rows import is_task
 from tunesmith.rl.kl import Controller
 from tunesmith.train.engines.local import LossOf
+from tunesmith.train.pushed import Pushed
 from tunesmith.train.rollout_workers import Workers
 from tunesmith.train.rollouts import ADVANTAGE, LENGTH, RETURN, VALUE, Judges, Prompt, Rollouts, Sampler, Texts
 from tunesmith.train.training import Training
@@ -51,7 +52,6 @@ class Ready:
 
     Attributes:
         method: peft entry and its parameters. fingerprint: hash of the prompts. attacked: how the scorer stood attacks.
-        elsewhere: a with-block inside which rounds can be sampled where they are to be.
     """
 
     lm: LM
@@ -62,7 +62,11 @@ class Ready:
     fingerprint: str
     warnings: list[str]
     attacked: dict[str, Any]
-    elsewhere: AbstractContextManager[Any]
+
+    @property
+    def elsewhere(self) -> AbstractContextManager[Any]:
+        """A with-block inside which rounds can be sampled where they are to be."""
+        return self.rollouts.sampler.elsewhere or nullcontext()
 
 
 def ready(config: Config, folder: Path) -> Ready:
@@ -102,11 +106,10 @@ def ready(config: Config, folder: Path) -> Ready:
     if aligner.HAS_VALUES:
         lm.model.value_head = ValueHead(lm.model.get_input_embeddings().weight.shape[1], lm.device)
         heads = ("value_head",)
-    elsewhere = _elsewhere(config, (entry, peft))
     sampler = Sampler(
         lm, prompts, judges, lambda it: aligner.credit(it, parameters), lambda: entry.disabled(lm.model),
         sampling, config.rollouts // samples, samples, passes,
-        lm.model.value_head if heads else None, texts, entry.IDENTITY_AT_START, elsewhere,
+        lm.model.value_head if heads else None, texts, entry.IDENTITY_AT_START, _elsewhere(config, (entry, peft), folder),
     )  # fmt: skip
     how_far, watch = Controller(config.beta, config.kl_target), Watch(folder / "rollouts", config.stop_on, config.max_kl)
     if aligner.LEARNS_FROM == "answers":
@@ -122,21 +125,13 @@ def ready(config: Config, folder: Path) -> Ready:
     })  # fmt: skip
     training = attach(lm, (entry, peft), rollouts, how, config.seed, _loss(lm, aligner, parameters, config), heads=heads)
     learned = [list(p.ids) for p in prompts] + [list(ids) for ids in (texts.ids if texts else [])]
-    return Ready(
-        lm,
-        (entry, peft),
-        training,
-        rollouts,
-        watch,
-        text_hash(canonical(learned)),
-        warnings,
-        attacked,
-        elsewhere or nullcontext(),
-    )
+    return Ready(lm, (entry, peft), training, rollouts, watch, text_hash(canonical(learned)), warnings, attacked)
 
 
-def _elsewhere(config: Config, method: tuple[ModuleType, Any]) -> Workers | None:
+def _elsewhere(config: Config, method: tuple[ModuleType, Any], folder: Path) -> Workers | Pushed | None:
     """Return who samples rounds in the place of this process; None = nobody."""
+    if config.rollout_url:
+        return Pushed(config.rollout_url, method, folder)
     if not config.rollout_workers:
         return None
     base = partial(_base, config.model, config.dtype)

@@ -13,7 +13,7 @@ from tunesmith.recipes._command import command_of
 from tunesmith.train.parameters import HARMLESS
 
 # Where rounds are sampled; what is learned from are our own model's numbers, wherever that was.
-_WHERE = ("rollout_workers", "address")
+_WHERE = ("rollout_workers", "rollout_url", "address")
 
 
 def run_of(config: Config, folder: Path, lm: LM, fingerprint: str, about: Mapping[str, Any] | None = None) -> Run:

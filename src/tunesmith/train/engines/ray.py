@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -104,7 +104,7 @@ def cluster(address: str | None, processors: int) -> Iterator[Any]:
 
 
 @contextmanager
-def reserved(ray: Any, workers: int, threads: int | None) -> Iterator[tuple[Any, dict[str, float]]]:
+def reserved(ray: Any, workers: int, threads: int | None) -> Iterator[tuple[Any, Mapping[str, float]]]:
     """Reserve room for all workers at once inside a with-block: half of them could only wait. Yields it, and what each may use.
 
     Args:
@@ -129,7 +129,7 @@ def reserved(ray: Any, workers: int, threads: int | None) -> Iterator[tuple[Any,
         ray.util.remove_placement_group(place)
 
 
-def begun(ray: Any, kind: type, place: tuple[Any, dict[str, float]], rank: int, concurrency: int = 1) -> Any:
+def begun(ray: Any, kind: type, place: tuple[Any, Mapping[str, float]], rank: int, concurrency: int = 1) -> Any:
     """Begin a worker in its part of what is `reserved`: kind(rank, this folder). Ray never starts it again by itself."""
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
