@@ -1,6 +1,6 @@
 """Ziegler et al. 2019, section 3.1, in small: going on from openings of film reviews more kindly, judged by who never taught it.
 
-Usage: python benchmarks/align/sentiment.py --reward_model FOLDER [--parts ppo,grpo,best_of_n,dpo,judge] [--folder runs/sentiment]
+Usage: python benchmarks/align/sentiment.py --reward_model FOLDER [--parts ppo;grpo;best_of_n;dpo;judge] [--folder runs/sentiment]
 
 The reward model (benchmarks/align/reward.py) learned from judgements drawn from human ratings of `movies`. Policies are `smollm2`
 with LoRA; prompts are the first 8 tokens of reviews, answers 24 tokens. DPO learns from the reward model's rankings of the
@@ -37,13 +37,25 @@ from tunesmith.train.scoring import Answer
 
 HERE = Path(__file__).parent
 OPENING, NEW, CANDIDATES = 8, 24, 16
-ONLINE = ["--max_kl", "8"]
+# Openings that get 16 answers each.
+MOST = 250
+# Each round is learned from once; beta is what keeps the divergence at some 5 nats.
+ONLINE = ["--steps", "100", "--optimisation_epochs", "1", "--beta", "0.1", "--max_kl", "10"]
 PARTS = {
-    "ppo": ["--method", "ppo", "--steps", "40", *ONLINE],
-    "grpo": ["--method", "grpo", "--samples", "8", "--steps", "24", *ONLINE],
+    "ppo": ["--method", "ppo", *ONLINE],
+    "ppo, seed 1": ["--method", "ppo", "--seed", "1", *ONLINE],
+    "grpo": ["--method", "grpo", "--samples", "8", *ONLINE],
     "best_of_n": ["--method", "best_of_n", "--samples", "4", "--train_rows", "300"],
 }
-COLOURS = {"ppo": "#0b6e4f", "grpo": "#8a4fff", "dpo": "#c8553d", "best_of_n": "#2a6fdb", "reference": "#777"}
+POLICIES = ("ppo", "ppo, seed 1", "grpo", "dpo")
+COLOURS = {
+    "ppo": "#0b6e4f",
+    "ppo, seed 1": "#7bb661",
+    "grpo": "#8a4fff",
+    "dpo": "#c8553d",
+    "best_of_n": "#2a6fdb",
+    "reference": "#777",
+}
 
 
 def align(folder: Path, data: str, words: Sequence[str]) -> dict[str, Any]:
@@ -134,15 +146,15 @@ def judge(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "classifier": lambda _, said: list(other(said)),
     }
     texts, apart, ids = {}, {}, {}
-    for name in ("reference", "ppo", "grpo", "dpo"):
-        adapter = None if name == "reference" else str(folder / name / "adapter")
+    for name in ("reference", *POLICIES):
+        adapter = None if name == "reference" else str(folder / name.replace(", seed ", "-") / "adapter")
         if adapter and not Path(adapter).is_dir():
             continue
         _, found = answers_of(adapter, prompts, 1)
         texts[name], ids[name] = [c.text for c in found], [c.ids for c in found]
         apart[name] = kl_of(base, prompts, found) if adapter else 0.0
-    many = candidates(folder, prompts[: options.openings // 2])
-    asked = [opening for opening in openings[: options.openings // 2] for _ in range(CANDIDATES)]
+    many = candidates(folder, prompts[:MOST])
+    asked = [opening for opening in openings[:MOST] for _ in range(CANDIDATES)]
     scores = np.array(teach(asked, [text for text, _ in many])).reshape(-1, CANDIDATES)
     best = [many[i * CANDIDATES + int(row.argmax())] for i, row in enumerate(scores)]
     name = f"best of {CANDIDATES}"
@@ -212,15 +224,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reward_model", required=True)
     parser.add_argument("--folder", default="runs/sentiment")
-    parser.add_argument("--parts", default="ppo,grpo,best_of_n,dpo,judge")
-    parser.add_argument("--openings", type=int, default=256)
+    parser.add_argument("--parts", default="ppo;ppo, seed 1;grpo;best_of_n;dpo;judge")
+    parser.add_argument("--openings", type=int, default=1000)
     parser.add_argument("--threads", default="2")
     options = parser.parse_args()
     folder, path = Path(options.folder), HERE / "sentiment.json"
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"runs": {}, "rounds": {}}
     taught = ["--scorer", f"reward-model:path={options.reward_model}", "--allow_attackable", "true"]
     common = ["--max_new_tokens", str(NEW), "--prompt_tokens", str(OPENING), "--threads", options.threads]
-    for part in options.parts.split(","):
+    for part in options.parts.split(";"):
         if part == "judge":
             results |= judge(options, folder)
             (HERE / "sentiment.svg").write_text(draw(results), encoding="utf-8")
@@ -229,9 +241,10 @@ def main() -> None:
             results["runs"][part] = align(folder / part, str(folder / "best_of_n" / "rankings.jsonl"), words)
         else:
             watched = [] if part == "best_of_n" else ["--held_out", "lexicon"]
-            results["runs"][part] = align(folder / part, "movies", [*PARTS[part], *taught, *watched, *common])
+            place = folder / part.replace(", seed ", "-")
+            results["runs"][part] = align(place, "movies", [*PARTS[part], *taught, *watched, *common])
             if part != "best_of_n":
-                results["rounds"][part] = rounds_of(folder / part)
+                results["rounds"][part] = rounds_of(place)
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

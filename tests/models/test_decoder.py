@@ -74,8 +74,8 @@ def test_it_is_the_models_own_forward_pass(name: str, monkeypatch: pytest.Monkey
     with without("padding"):
         assert same(result(model), plain)
     # The control: without its positions it would be another.
-    turns = decoder._Turns.of
-    monkeypatch.setattr(decoder._Turns, "of", lambda cos, sin, head_width: turns(cos * 0 + 1, sin * 0, head_width))
+    turn = decoder.Rotate.apply
+    monkeypatch.setattr(decoder.Rotate, "apply", lambda x, cos, sin, heads: turn(x, cos * 0 + 1, sin * 0, heads))
     assert not same(result(model), plain, 0.01)
 
 

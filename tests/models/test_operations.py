@@ -17,11 +17,13 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).requires_grad_()
 
 
-def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, blocked: Tensor | None = None) -> Tensor:
     """The formula, with every score and a mask."""
     length = q.shape[2]
     scores = torch.einsum("mgtd,msd->mgts", q, k)
     future = torch.ones(length, length, dtype=torch.bool).triu(1)
+    if blocked is not None:
+        scores = scores + blocked.repeat_interleave(len(q) // len(blocked), 0)[:, None]
     return torch.einsum("mgts,msd->mgtd", scores.masked_fill(future, -torch.inf).softmax(-1), v)
 
 
@@ -30,11 +32,15 @@ def plain_rotation(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     batch, length, _ = x.shape
     pairs = x.view(batch, length, heads, 2, -1).permute(0, 2, 1, 4, 3)
     turn = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
-    turned = torch.einsum("tdij,bhtdj->bhtid", turn, pairs)
+    turned = torch.einsum("...tdij,...htdj->...htid", turn.squeeze(1) if turn.ndim > 4 else turn, pairs)
     return turned.reshape(batch, heads, length, -1)
 
 
 angles = torch.linspace(0, 5, 7 * 4, dtype=torch.float64).view(7, 4)
+two_angles = torch.stack([angles, angles[[0, 1, 2, 3, 2, 3, 4]]])[:, None]
+# In the second row tokens 4 to 6 do not see tokens 2 and 3.
+unseen = torch.zeros(2, 7, 7, dtype=torch.float64)
+unseen[1, 4:, 2:4] = -torch.inf
 CASES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[Any, ...]]] = {
     "norm": (
         RMSNorm.apply,
@@ -43,6 +49,10 @@ CASES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[Any, 
     ),
     "rotate": (Rotate.apply, plain_rotation, (drawn(2, 7, 3 * 8), angles.cos(), angles.sin(), 3)),
     "attention": (CausalAttention.apply, plain_attention, (drawn(2, 3, 7, 4), drawn(2, 7, 4, seed=1), drawn(2, 7, 4, seed=2))),
+    "rotate-rows": (Rotate.apply, plain_rotation, (drawn(2, 7, 3 * 8), two_angles.cos(), two_angles.sin(), 3)),
+    "attention-blocked": (
+        CausalAttention.apply, plain_attention, (drawn(4, 3, 7, 4), drawn(4, 7, 4, seed=1), drawn(4, 7, 4, seed=2), unseen),
+    ),
     "swiglu": (SwiGLU.apply, lambda g, u: g * torch.sigmoid(g) * u, (drawn(4, 6), drawn(4, 6, seed=1))),
     "take": (TakeRows.apply, lambda x, i: x[i], (drawn(6, 3), torch.tensor([5, 0, 2]))),
     "spread": (
@@ -77,10 +87,10 @@ def test_its_backward_pass_is_its_derivative(name: str) -> None:
 
 class _Wrong(CausalAttention):
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Off by a hundredth in one of three."""
-        q, k, v = CausalAttention.backward(ctx, *grads)
-        return q, k * 1.01, v
+        q, k, v, _ = CausalAttention.backward(ctx, *grads)
+        return q, k * 1.01, v, None
 
 
 def test_a_wrong_derivative_would_be_seen() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tickets import climb_here, rows, write_rows, write_task
 
@@ -28,6 +29,7 @@ from tunesmith.recipes._ladder.climb import Workshop
 from tunesmith.recipes._ladder.config import LadderConfig
 from tunesmith.recipes._ladder.orchestrate import assignment_of
 from tunesmith.recipes._routes.prompting import in_blocks
+from tunesmith.recipes.routes import verbalizer_search
 
 TOY: dict[str, Any] = {"model": "toy-llama", "threads": 1}
 TEMPLATES = """name: tickets
@@ -262,10 +264,27 @@ def test_a_search_uses_training_rows_only_saves_its_log_and_is_seeded(
         assert len({one["template"] for one in tried}) == len(tried) >= 7
         assert any("won among" in note for note in report["notes"])
     else:
-        assert log["choices"] == {y: [w] for y, w in tried[0]["words"].items()}
-        given = next(one for one in tried if one["words"] == {y: y for y in task.verbalizer.labels})  # type: ignore[union-attr]
+        kept = any("own words were kept" in note for note in report["notes"])
+        own = {y: y for y in task.verbalizer.labels}  # type: ignore[union-attr]
+        assert log["choices"] == {y: [w] for y, w in (own if kept else tried[0]["words"]).items()}
+        given = next(one for one in tried if one["words"] == own)
         assert (tried[0]["accuracy"], tried[0]["logprob"]) >= (given["accuracy"], given["logprob"])
         assert set(report["examples"][0]["scores"]) == set(log["choices"])
+
+
+@pytest.mark.parametrize(("better", "worse", "kept"), [(5, 1, True), (6, 0, False), (0, 0, True), (0, 9, True)])
+def test_words_found_must_beat_the_tasks_own_by_more_than_luck(better: int, worse: int, kept: bool) -> None:
+    """Of 32 rows the found words answer some that the own ones do not, and the other way round.
+
+    5 and 1: mean 4 / 32 = 0.125, deviation sqrt(6 / 32 - 0.125^2) = 0.415, two standard errors 0.147.
+    6 and 0: 0.1875 against 0.138.
+    """
+    # Columns: found words for a and b, own words for a and b. All rows are a's.
+    scores = np.tile([1.0, 0.0, 1.0, 0.0], (32, 1))
+    scores[:better, 2:] = [0.0, 1.0]
+    scores[better : better + worse, :2] = [0.0, 1.0]
+    found, own = {"a": 0, "b": 1}, {"a": 2, "b": 3}
+    assert verbalizer_search._better_than_luck(scores, ["a"] * 32, found, own) is not kept
 
 
 def test_what_is_odd_about_answers_is_said(folder: Path) -> None:

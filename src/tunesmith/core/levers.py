@@ -16,7 +16,7 @@ LEVERS = {
     "encoder": "on a CPU, encoders of the BERT family compute real tokens only, and in the last block those that are wanted",
     "compile": "on a GPU, blocks of a decoder are compiled, each once for all lengths",
     "packed": "weights that are not trained are laid out once for the processor's matrix units, for scoring and generating",
-    "prefixes": "what prompts share at their beginning is read once",
+    "prefixes": "what prompts share at their beginning is read once, and in training a prompt for all its completions",
     "padding": "work token by token is done for real tokens only",
     "head": "gradients of logits are made piece by piece in the forward pass",
     "vocabulary": "of an embedding table, the rows of tokens that the data use are trained; the others do not decay",

@@ -20,12 +20,13 @@ from typing import Any
 
 from tunesmith.core.errors import UserError
 from tunesmith.core.files import canonical, text_hash
-from tunesmith.core.records import BadRow, Example
+from tunesmith.core.records import BadRow, Example, Message
 from tunesmith.data._containers import container_of
+from tunesmith.data._convention_row import turns_in
 from tunesmith.data._conventions import build, detect, kinds_of, label_text
 from tunesmith.data._readers import Raw, RowProblem, raw_rows
 
-__all__ = ["Sniffed", "columns", "good_rows", "label_text", "read", "rows", "sniff"]
+__all__ = ["Sniffed", "columns", "good_rows", "label_text", "read", "rows", "sniff", "turns"]
 
 _SAMPLE = 200
 _SHOWN = 3
@@ -195,3 +196,16 @@ def _shown(bad: Sequence[BadRow]) -> str:
 def _name_columns(sniffed: Sniffed) -> str:
     parts = ", ".join(f"{name} from '{column}'" for name, column in sniffed.mapping.items())
     return f"It was read with {parts}; a task YAML can name others: map: {{text: COLUMN}}." if parts else ""
+
+
+def turns(value: Any, where: str) -> tuple[Message, ...]:
+    """Return a column's list of turns, with roles as everybody writes them.
+
+    Raises:
+        UserError: it is none; names the row.
+    """
+    try:
+        found = turns_in(value, "the conversation")
+    except RowProblem as problem:
+        raise UserError(f"{where}: {problem}", 'A turn is {"role": "user", "content": "..."}.') from None
+    return tuple(Message(turn["role"], turn["content"], turn.get("weight", 1) != 0) for turn in found)

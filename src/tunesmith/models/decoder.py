@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tunesmith.core.errors import UserError
 from tunesmith.core.levers import on
+from tunesmith.models.beginnings import Branched, branched
 from tunesmith.models.layout import Layout
 from tunesmith.models.operations import CausalAttention, RMSNorm, Rotate, SwiGLU, TakeRows
 from tunesmith.models.soft_prefix import SoftPrefix, cache_of, soft_prefix_of
@@ -22,7 +23,12 @@ from tunesmith.models.trunk import BEHIND, head_width, is_llama_like
 
 
 def hidden_states(
-    model: Any, ids: torch.Tensor, lengths: torch.Tensor, wanted: torch.Tensor, activation_checkpointing: bool = False
+    model: Any,
+    ids: torch.Tensor,
+    lengths: torch.Tensor,
+    wanted: torch.Tensor,
+    activation_checkpointing: bool = False,
+    of_prompt: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the last hidden states [M, D] at the M wanted positions, in row order.
 
@@ -32,6 +38,7 @@ def hidden_states(
         ids: [B, T], padded on the right, which a causal model needs no mask for. lengths: [B] real tokens.
         wanted: [B, T] booleans.
         activation_checkpointing: keep only the input of every block and compute it again in the backward pass.
+        of_prompt: [B], rising: rows with the same number go on from the same prompt, which may be read once for all of them.
 
     Raises:
         UserError: activation checkpointing with a prefix of keys and values.
@@ -50,15 +57,17 @@ def hidden_states(
         read = {"inputs_embeds": _embedded(model, soft, ids)} if soft else {"input_ids": ids}
         return model.base_model(**read, use_cache=False).last_hidden_state[wanted]
     trunk = model.base_model
+    tree = branched(ids, lengths, wanted, of_prompt) if of_prompt is not None and not soft else None
+    if tree:
+        ids, lengths, wanted = tree.ids, tree.lengths, tree.wanted
     layout = Layout.of(lengths, ids.shape[1])
     x = layout.packed(_embedded(model, soft, ids)) if soft else trunk.embed_tokens(layout.real(ids))
-    positions = torch.arange(ids.shape[1], device=ids.device)[None]
-    turns = _Turns.of(*trunk.rotary_emb(x, positions), head_width=head_width(model.config))
+    places = _Places.of(trunk, x, ids.shape[1], tree)
     for block in trunk.layers:
         if activation_checkpointing and torch.is_grad_enabled():
-            x = checkpoint(_block, block, x, turns, layout, use_reentrant=False)
+            x = checkpoint(_block, block, x, places, layout, use_reentrant=False)
         else:
-            x = _block(block, x, turns, layout)
+            x = _block(block, x, places, layout)
     x = TakeRows.apply(x, layout.real(wanted).nonzero()[:, 0])
     return RMSNorm.apply(x, trunk.norm.weight, trunk.norm.variance_epsilon)
 
@@ -102,25 +111,36 @@ def _behind_cache(
 
 
 @dataclass(frozen=True)
-class _Turns:
-    """Cosines and sines [T, D / 2] of keys, and of queries, which carry attention's 1 / sqrt(D) with them."""
+class _Places:
+    """Where tokens stand and whom they may see.
+
+    Attributes:
+        cos, sin: of their positions, for keys, [T, D / 2], or [B, 1, T, D / 2] where rows branch.
+        scaled_cos, scaled_sin: the same for queries, which carry attention's 1 / sqrt(D) with them.
+        blocked: [B, T, T] what is added to attention's scores where rows branch; None = they do not.
+    """
 
     cos: torch.Tensor
     sin: torch.Tensor
     scaled_cos: torch.Tensor
     scaled_sin: torch.Tensor
+    blocked: torch.Tensor | None
 
     @classmethod
-    def of(cls, cos: torch.Tensor, sin: torch.Tensor, head_width: int) -> _Turns:
+    def of(cls, trunk: Any, like: torch.Tensor, length: int, tree: Branched | None) -> _Places:
+        positions = tree.positions if tree else torch.arange(length, device=like.device)[None]
+        width = head_width(trunk.config)
         # The second half of what a rotary embedding returns repeats the first.
-        cos, sin = (turn[0, :, : head_width // 2].contiguous() for turn in (cos, sin))
-        return cls(cos, sin, cos * head_width**-0.5, sin * head_width**-0.5)
+        cos, sin = (turn[..., : width // 2].contiguous() for turn in trunk.rotary_emb(like, positions))
+        cos, sin = (cos[:, None], sin[:, None]) if tree else (cos[0], sin[0])
+        blocked = tree.blocked.to(like.dtype) if tree else None
+        return cls(cos, sin, cos * width**-0.5, sin * width**-0.5, blocked)
 
 
-def _block(block: Any, x: torch.Tensor, turns: _Turns, layout: Layout) -> torch.Tensor:
+def _block(block: Any, x: torch.Tensor, places: _Places, layout: Layout) -> torch.Tensor:
     """One decoder block: x [N, D] -> [N, D]."""
     normed = RMSNorm.apply(x, block.input_layernorm.weight, block.input_layernorm.variance_epsilon)
-    x = x + _attention(block.self_attn, normed, turns, layout)
+    x = x + _attention(block.self_attn, normed, places, layout)
     normed = RMSNorm.apply(x, block.post_attention_layernorm.weight, block.post_attention_layernorm.variance_epsilon)
     mlp = block.mlp
     x = x + mlp.down_proj(SwiGLU.apply(mlp.gate_proj(normed), mlp.up_proj(normed)))
@@ -128,16 +148,17 @@ def _block(block: Any, x: torch.Tensor, turns: _Turns, layout: Layout) -> torch.
     return behind(x) if behind else x
 
 
-def _attention(attention: Any, x: torch.Tensor, turns: _Turns, layout: Layout) -> torch.Tensor:
+def _attention(attention: Any, x: torch.Tensor, places: _Places, layout: Layout) -> torch.Tensor:
     batch, length, config = layout.batch, layout.length, attention.config
     heads, shared, width = config.num_attention_heads, config.num_key_value_heads, head_width(config)
-    q = Rotate.apply(layout.padded(attention.q_proj(x)), turns.scaled_cos, turns.scaled_sin, heads)
-    k = Rotate.apply(layout.padded(attention.k_proj(x)), turns.cos, turns.sin, shared)
+    q = Rotate.apply(layout.padded(attention.q_proj(x)), places.scaled_cos, places.scaled_sin, heads)
+    k = Rotate.apply(layout.padded(attention.k_proj(x)), places.cos, places.sin, shared)
     v = layout.padded(attention.v_proj(x)).view(batch, length, shared, width).transpose(1, 2)
     # Query heads that share keys stand side by side: one product for the whole group, and nothing is repeated.
     out = CausalAttention.apply(
         q.view(batch * shared, heads // shared, length, width),
         k.view(batch * shared, length, width),
         v.reshape(batch * shared, length, width),
+        places.blocked,
     )
     return attention.o_proj(layout.packed(out.view(batch, heads, length, width).transpose(1, 2)))

@@ -66,7 +66,7 @@ class Texts:
 def last_hidden(model: Any, texts: Texts, activation_checkpointing: bool = False) -> torch.Tensor:
     """Return the hidden state of each text's last token, [S, D]."""
     last = torch.arange(texts.ids.shape[1], device=texts.ids.device) == texts.lengths[:, None] - 1
-    return hidden_states(model, texts.ids, texts.lengths, last, activation_checkpointing)
+    return hidden_states(model, texts.ids, texts.lengths, last, activation_checkpointing, texts.row)
 
 
 def last_hidden_and_lm_loss(model: Any, texts: Texts, activation_checkpointing: bool) -> tuple[torch.Tensor, torch.Tensor]:

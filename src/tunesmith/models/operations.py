@@ -48,7 +48,11 @@ class Rotate(Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: int) -> torch.Tensor:
-        """Rotate x [B, T, heads * D] by cos, sin [T, D / 2] and return it as [B, heads, T, D]."""
+        """Rotate x [B, T, heads * D] and return it as [B, heads, T, D].
+
+        Args:
+            cos, sin: [T, D / 2], or [B, 1, T, D / 2] where each row has positions of its own.
+        """
         ctx.save_for_backward(cos, sin)
         batch, length, width = x.shape
         a, b = x.view(batch, length, heads, 2, -1).permute(3, 0, 2, 1, 4)
@@ -80,30 +84,34 @@ class CausalAttention(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Attend with q [M, G, T, D], where G query heads share k, v [M, T, D]; returns [M, G, T, D]."""
-        ctx.save_for_backward(q, k, v)
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, blocked: torch.Tensor | None = None) -> torch.Tensor:
+        """Attend with q [M, G, T, D], where G query heads share k, v [M, T, D]; returns [M, G, T, D].
+
+        Args:
+            blocked: [B, T, T], which M / B heads each use: -inf where a token must not see an earlier one, else 0.
+        """
+        ctx.save_for_backward(q, k, v, blocked)
         out = torch.empty_like(q)
         for start, end in _blocks(q.shape[2]):
-            p = _probabilities(_rows(q, start, end), k[:, :end], start)
+            p = _probabilities(_rows(q, start, end), k[:, :end], start, blocked)
             out[:, :, start:end] = torch.bmm(p, v[:, :end]).view(*q.shape[:2], end - start, -1)
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
         """dV = P^T dO; dS = P (dP - sum(dP P)) with dP = dO V^T; dQ = dS K; dK = dS^T Q."""
         (grad,) = grads
-        q, k, v = ctx.saved_tensors
+        q, k, v, blocked = ctx.saved_tensors
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for start, end in _blocks(q.shape[2]):
             rows, grad_rows = _rows(q, start, end), _rows(grad, start, end)
-            p = _probabilities(rows, k[:, :end], start)
+            p = _probabilities(rows, k[:, :end], start, blocked)
             grad_p = torch.bmm(grad_rows, v[:, :end].transpose(1, 2))
             grad_s = torch._softmax_backward_data(grad_p, p, -1, p.dtype)
             grad_q[:, :, start:end] = torch.bmm(grad_s, k[:, :end]).view(*q.shape[:2], end - start, -1)
             grad_k[:, :end].baddbmm_(grad_s.transpose(1, 2), rows)
             grad_v[:, :end].baddbmm_(p.transpose(1, 2), grad_rows)
-        return grad_q, grad_k, grad_v
+        return grad_q, grad_k, grad_v, None
 
 
 def _blocks(length: int) -> list[tuple[int, int]]:
@@ -115,11 +123,14 @@ def _rows(x: torch.Tensor, start: int, end: int) -> torch.Tensor:
     return x[:, :, start:end].reshape(x.shape[0], -1, x.shape[-1])
 
 
-def _probabilities(rows: torch.Tensor, keys: torch.Tensor, start: int) -> torch.Tensor:
+def _probabilities(rows: torch.Tensor, keys: torch.Tensor, start: int, blocked: torch.Tensor | None) -> torch.Tensor:
     """[M, G * block, D], [M, end, D] -> [M, G * block, end], causal."""
     end = keys.shape[1]
     scores = torch.bmm(rows, keys.transpose(1, 2))
     scores.view(rows.shape[0], -1, end - start, end)[..., start:] += _future(end - start, rows.dtype, rows.device)
+    if blocked is not None:
+        per_row = scores.view(len(blocked), -1, end - start, end)
+        per_row += blocked[:, None, start:end, :end]
     return torch.softmax(scores, -1)
 
 

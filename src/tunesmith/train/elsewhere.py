@@ -18,7 +18,7 @@ from tunesmith.core.errors import WorkFailed
 from tunesmith.core.records import Completion, Encoded
 from tunesmith.data.collate import micro_batches
 from tunesmith.models.decoder import hidden_states
-from tunesmith.models.generate import NotFinite, Sampling, ValueHead
+from tunesmith.models.generate import NotFinite, Sampling, ValueHead, complete
 from tunesmith.models.load import LM
 from tunesmith.models.token_logprobs import token_logprobs
 
@@ -39,6 +39,29 @@ class Elsewhere(Protocol):
     def complete(self, lm: LM, prompts: Sequence[tuple[int, ...]], how: Sampling, seed: int) -> list[Completion]:
         """Continue prompts by the policy as it is now, as `models.generate.complete` does, without values."""
         ...
+
+
+def sampled(
+    elsewhere: Elsewhere | None,
+    lm: LM,
+    prompts: Sequence[tuple[int, ...]],
+    how: Sampling,
+    seed: int,
+    value_head: ValueHead | None,
+) -> tuple[list[Completion], list[Completion]]:
+    """Return answers to prompts twice: with what who sampled them said of their tokens, and with what is learned from.
+
+    Args:
+        elsewhere: who samples; None = this process, whose numbers are learned from as they are.
+
+    Raises:
+        NotFinite: the model's numbers are not finite. UserError, WorkFailed: as of who samples.
+    """
+    if elsewhere is None:
+        found = complete(lm, prompts, how, seed, value_head=value_head)
+        return found, found
+    said = elsewhere.complete(lm, prompts, how, seed)
+    return said, scored_again(lm, prompts, said, value_head)
 
 
 def scored_again(

@@ -21,14 +21,14 @@ import torch
 
 from tunesmith.core.errors import WorkFailed
 from tunesmith.core.files import write_json
-from tunesmith.core.records import Completion, Encoded
+from tunesmith.core.records import Completion, Encoded, Message
 from tunesmith.core.seeds import derive
 from tunesmith.data.collate import VaryingRows
-from tunesmith.models.generate import NotFinite, Sampling, ValueHead, complete
+from tunesmith.models.generate import NotFinite, Sampling, ValueHead
 from tunesmith.models.load import LM
 from tunesmith.models.score import Request, score_requests
 from tunesmith.rl.kl import Controller
-from tunesmith.train.elsewhere import Elsewhere, require_policy, scored_again
+from tunesmith.train.elsewhere import Elsewhere, require_policy, sampled
 from tunesmith.train.scoring import Answer, Scorer, scores_of
 
 # Of a token: log-probability when sampled, advantage, return, value when sampled, log-probability by the reference, and tokens
@@ -41,12 +41,22 @@ _NOTHING_ROUNDED = 0.03
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is answered: token ids, the text a scorer sees, and the answers that are right, where these are known."""
+    """What is answered.
+
+    Attributes:
+        ids: what the policy reads. text: what a scorer sees, with `turns` where it is a conversation.
+        where: "file:line". golds: answers that are right, where these are known.
+    """
 
     ids: tuple[int, ...]
     text: str
     where: str
     golds: tuple[str, ...] = ()
+    turns: tuple[Message, ...] = ()
+
+    def answered(self, text: str, ended: bool) -> Answer:
+        """Return an answer to it, to be judged."""
+        return Answer(self.text, text, ended, self.golds, self.turns)
 
 
 @dataclass(frozen=True)
@@ -211,7 +221,16 @@ class Rollouts(VaryingRows):
         it.lm.model.eval()
         prompts = [it.prompts[i] for i in self._turn(number, "prompts", len(it.prompts), it.prompts_per_round)]
         prompts = [p for p in prompts for _ in range(it.samples)]
-        said, found = self._sampled(prompts, derive(self.seed, "sample", number), clock)
+        ids, seed = [p.ids for p in prompts], derive(self.seed, "sample", number)
+        try:
+            said, found = sampled(it.elsewhere, it.lm, ids, it.how, seed, it.value_head)
+        except NotFinite as error:
+            where = prompts[error.number].where
+            raise WorkFailed(f"the policy's numbers for an answer to {where} are not finite", "Lower --learning_rate.") from error
+        for prompt, completion in zip(prompts, found, strict=True):
+            if not all(map(math.isfinite, completion.values)):
+                raise WorkFailed(f"the values of an answer to {prompt.where} are not finite", "Lower --learning_rate.")
+        clock.note("sampling")
         answers, wheres = self._answers(prompts, found), [p.where for p in prompts]
         judges = it.judges
         scores = scores_of(judges.scorer, answers, wheres, judges.timeout, judges.no_end)
@@ -246,26 +265,6 @@ class Rollouts(VaryingRows):
             row["held_out"] = score
         rows += self._texts(number, sum(len(c.ids) for c in found))
         return {"round": number, "measured": measured, "beta_after": controller.beta, "rows": rows}
-
-    def _sampled(self, prompts: Sequence[Prompt], seed: int, clock: _Clock) -> tuple[list[Completion], list[Completion]]:
-        """Return a round's answers twice: with what who sampled them said of their tokens, and with what is learned from."""
-        it, ids = self.sampler, [p.ids for p in prompts]
-        try:
-            if it.elsewhere:
-                said = it.elsewhere.complete(it.lm, ids, it.how, seed)
-                clock.note("sampling")
-                found = scored_again(it.lm, ids, said, it.value_head)
-                clock.note("scoring_again")
-            else:
-                said = found = complete(it.lm, ids, it.how, seed, value_head=it.value_head)
-                clock.note("sampling")
-        except NotFinite as error:
-            where = prompts[error.number].where
-            raise WorkFailed(f"the policy's numbers for an answer to {where} are not finite", "Lower --learning_rate.") from error
-        for prompt, completion in zip(prompts, found, strict=True):
-            if not all(map(math.isfinite, completion.values)):
-                raise WorkFailed(f"the values of an answer to {prompt.where} are not finite", "Lower --learning_rate.")
-        return said, found
 
     def _texts(self, number: int, tokens: int) -> list[dict[str, Any]]:
         """The texts that are learned from in a round beside its rollouts, which have so many tokens."""
@@ -305,7 +304,7 @@ class Rollouts(VaryingRows):
                 places = range(judges.end_after, len(ids))
                 end = next((i for i in places if judges.end_at in tokenizer.decode([ids[i]])), None)
                 text, ended = tokenizer.decode(ids[: None if end is None else end + 1]), end is not None
-            made.append(Answer(prompt.text, text, ended, prompt.golds))
+            made.append(prompt.answered(text, ended))
         return made
 
     def _by_reference(self, prompts: Sequence[Prompt], found: Sequence[Completion]) -> list[tuple[float, ...]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from tunesmith.core.errors import TunesmithError, WorkFailed
 from tunesmith.core.progress import say
+from tunesmith.core.records import Message
 
 # Seconds waited before a scorer that failed is asked again.
 _WAITS = (0.2, 1.0)
@@ -21,12 +22,23 @@ _WAITS = (0.2, 1.0)
 
 @dataclass(frozen=True)
 class Answer:
-    """What a scorer judges: a prompt, the text that answers it, whether it ended by itself, and what is right, if known."""
+    """What a scorer judges.
+
+    Attributes:
+        prompt: as text. text: what answers it. ended: whether it ended by itself. golds: what is right, if known.
+        turns: the conversation that the prompt is; empty = it is a text.
+    """
 
     prompt: str
     text: str
     ended: bool
     golds: tuple[str, ...] = ()
+    turns: tuple[Message, ...] = ()
+
+
+def as_text(turns: Sequence[Message]) -> str:
+    """Return a conversation as the text that a scorer of texts sees: of one turn what it says, of several who says what."""
+    return turns[0].content if len(turns) == 1 else "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
 
 
 Scorer = Callable[[Sequence[Answer]], Sequence[float]]

@@ -21,14 +21,14 @@ from tunesmith.models.generate import Sampling, complete
 from tunesmith.models.load import LM
 from tunesmith.recipes._align.config import Config
 from tunesmith.recipes._align.page import write_best_page
-from tunesmith.recipes._align.ready import read_prompts
+from tunesmith.recipes._align.prompts import read_prompts
 from tunesmith.recipes._align.record import run_of
 from tunesmith.recipes._models import load, quiet_libraries, use_threads
 from tunesmith.recipes._reward.attacks import require_sound
 from tunesmith.recipes._reward.scoring import open_scorer
 from tunesmith.rl import best_of_n
 from tunesmith.stats import bootstrap
-from tunesmith.train.rollouts import Answer, Prompt, Scorer
+from tunesmith.train.rollouts import Prompt, Scorer
 from tunesmith.train.scoring import scores_of
 
 _PORTION = 32
@@ -72,7 +72,7 @@ def answered(it: ReadyBest, config: Config, folder: Path) -> list[dict[str, Any]
     """Answer every prompt several times and score the answers; portions that are kept in the folder are read.
 
     Returns:
-        Per prompt: prompt, where, answers (texts) and scores.
+        Per prompt: prompt, turns (of a conversation), where, answers (texts) and scores.
 
     Raises:
         WorkFailed: a score is not finite, or there are too few.
@@ -97,13 +97,13 @@ def _portion(it: ReadyBest, prompts: Sequence[Prompt], config: Config) -> list[d
     asked = [prompt for prompt in prompts for _ in range(it.samples)]
     how = Sampling(config.max_new_tokens)
     found = complete(it.lm, [prompt.ids for prompt in asked], how, derive(config.seed, "best of n"))
-    answers = [Answer(p.text, c.text, c.stop_reason != "length", p.golds) for p, c in zip(asked, found, strict=True)]
+    answers = [prompt.answered(c.text, c.stop_reason != "length") for prompt, c in zip(asked, found, strict=True)]
     scores = scores_of(it.scorer, answers, [prompt.where for prompt in asked], config.scorer_timeout, config.no_end)
     k = it.samples
     return [
         {
-            "prompt": prompt.text, "where": prompt.where, "answers": [a.text for a in answers[i * k : i * k + k]],
-            "scores": scores[i * k : i * k + k],
+            "prompt": prompt.text, "turns": [{"role": turn.role, "content": turn.content} for turn in prompt.turns],
+            "where": prompt.where, "answers": [a.text for a in answers[i * k : i * k + k]], "scores": scores[i * k : i * k + k],
         }
         for i, prompt in enumerate(prompts)
     ]  # fmt: skip
@@ -126,7 +126,7 @@ def rankings(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         scores = {answer: score for answer, score in zip(row["answers"], row["scores"], strict=True) if answer.strip()}
         if len(scores) > 1:
-            found.append({"prompt": row["prompt"], "completions": [*scores], "scores": [*scores.values()]})
+            found.append({"prompt": row["turns"] or row["prompt"], "completions": [*scores], "scores": [*scores.values()]})
     return found
 
 

@@ -34,8 +34,8 @@ class Config(TrainingRun):
     """Settings of `tunesmith align`, beside those of training itself."""
 
     data: str
-    """prompts: a task (its training rows), or a file with a column prompt or text; for methods that learn from judgements (dpo,
-    ipo, kto, orpo) a file of preferences"""
+    """prompts: a task (its training rows), or a file with a column prompt, text or messages; for methods that learn from
+    judgements (dpo, ipo, kto, orpo) a file of preferences"""
     method: str | dict[str, Any] = "ppo"
     """ppo, rloo, grpo, expert-iteration, best-of-n; dpo, ipo, kto, orpo; with its own parameters (--method.clip 0.1), which
     --method NAME --help lists"""

@@ -160,7 +160,7 @@ def logprobs_of(lm: LM, batch: Batch, activation_checkpointing: bool = False) ->
     places = torch.arange(texts.ids.shape[1], device=texts.ids.device)
     answers = (places >= (texts.lengths - lengths)[:, None]) & (places < texts.lengths[:, None])
     before = torch.cat([answers[:, 1:], torch.zeros_like(answers[:, :1])], 1)
-    hidden = hidden_states(lm.model, texts.ids, texts.lengths, before, activation_checkpointing)
+    hidden = hidden_states(lm.model, texts.ids, texts.lengths, before, activation_checkpointing, texts.row)
     each = token_logprobs(lm.model, hidden, texts.ids[answers])
     which = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
     return each.new_zeros(len(lengths)).index_add(0, which, each), lengths, texts

@@ -14,12 +14,9 @@ import torch
 from tunesmith.core.encode import token_ids, with_bos
 from tunesmith.core.errors import UserError
 from tunesmith.core.files import canonical, text_hash
-from tunesmith.core.records import Example
 from tunesmith.core.registry import ALIGNERS, PEFT
 from tunesmith.data import formats
 from tunesmith.data.collate import Batch
-from tunesmith.data.prompts import Prompts
-from tunesmith.data.task import Task, load_task, require_permission
 from tunesmith.models.decoder import hidden_states
 from tunesmith.models.generate import Sampling
 from tunesmith.models.lm_loss import loss_of_hidden
@@ -30,17 +27,17 @@ from tunesmith.objectives import clipped_value
 from tunesmith.recipes._adapt import attach
 from tunesmith.recipes._align.config import Config
 from tunesmith.recipes._align.kept import Kept
+from tunesmith.recipes._align.prompts import read_prompts
 from tunesmith.recipes._align.watch import Watch
 from tunesmith.recipes._models import load, quiet_libraries, use_threads
 from tunesmith.recipes._reward.attacks import require_sound
 from tunesmith.recipes._reward.files import trunk_of
 from tunesmith.recipes._reward.scoring import open_scorer
-from tunesmith.recipes._tune.rows import is_task
 from tunesmith.rl.kl import Controller
 from tunesmith.train.engines.local import LossOf
 from tunesmith.train.pushed import Pushed
 from tunesmith.train.rollout_workers import Workers
-from tunesmith.train.rollouts import ADVANTAGE, LENGTH, RETURN, VALUE, Judges, Prompt, Rollouts, Sampler, Texts
+from tunesmith.train.rollouts import ADVANTAGE, LENGTH, RETURN, VALUE, Judges, Rollouts, Sampler, Texts
 from tunesmith.train.training import Training
 
 _LONGEST_TEXT = 128
@@ -145,44 +142,6 @@ def _base(model: str, dtype: str, threads: int) -> LM:
     return load(model, dtype=dtype)
 
 
-def read_prompts(config: Config, lm: LM) -> tuple[list[Prompt], list[str]]:
-    """Read the prompts that `config.data` names, each once.
-
-    Raises:
-        UserError: no such file or task, no prompts, or one that leaves no room for an answer.
-    """
-    warnings: list[str] = []
-    texts: list[tuple[str, str, tuple[str, ...]]] = []
-    if is_task(config.data):
-        require_permission(config.data, config.allow_canary)
-        task = load_task(config.data, skip_bad_rows=config.skip_bad_rows)
-        field = task.template.fields[0]
-        asked = Prompts(task, lm.tokenizer)
-        for example in task.splits.train[: config.train_rows]:
-            said = str(example.fields[field]) if config.prompt_tokens else asked.prompt(example)[0]
-            texts.append((example.where, said, () if config.prompt_tokens else _right(task, example)))
-    else:
-        sniffed = formats.sniff(Path(config.data))
-        for example in formats.good_rows(sniffed, [], skip_bad_rows=config.skip_bad_rows):
-            said = next((example.fields[key] for key in ("prompt", "text") if isinstance(example.fields.get(key), str)), None)
-            if said is None:
-                raise UserError(f"{example.where}: the row has no prompt", "Give a column prompt or text.")
-            right = example.fields.get("completion")
-            texts.append((example.where, said, (right,) if isinstance(right, str) else ()))
-    found: dict[tuple[int, ...], Prompt] = {}
-    for where, text, golds in texts[: config.train_rows]:
-        ids = with_bos(lm.tokenizer, token_ids(lm.tokenizer, text))[: config.prompt_tokens]
-        if not ids or len(ids) + config.max_new_tokens > lm.context_length:
-            raise UserError(f"{where}: the prompt has {len(ids):,} tokens; with the answer at most {lm.context_length:,} fit")
-        shown = lm.tokenizer.decode(list(ids), skip_special_tokens=True) if config.prompt_tokens else text
-        found.setdefault(ids, Prompt(ids, shown, where, golds))
-    if not found:
-        raise UserError(f"{config.data} has no prompts", "Give it at least one.")
-    if len(found) < len(texts[: config.train_rows]):
-        warnings.append(f"{len(texts[: config.train_rows]) - len(found):,} prompts that stand twice count once")
-    return list(found.values()), warnings
-
-
 def read_texts(config: Config, lm: LM, warnings: list[str]) -> Texts:
     """Read the texts of PPO-ptx: as many a round as rollouts, of each the first tokens.
 
@@ -202,14 +161,6 @@ def read_texts(config: Config, lm: LM, warnings: list[str]) -> Texts:
     if cut:
         warnings.append(f"of {cut:,} texts of --ptx the first {_LONGEST_TEXT} tokens are learned from")
     return Texts(ids, config.ptx_weight, config.rollouts)
-
-
-def _right(task: Task, example: Example) -> tuple[str, ...]:
-    """Return the right answers to a row, as they are to be said; none where it has none."""
-    try:
-        return (task.answer(example),) if task.verbalizer else task.golds(example)
-    except UserError:
-        return ()
 
 
 def _loss(lm: LM, aligner: ModuleType, parameters: Any, config: Config) -> LossOf:

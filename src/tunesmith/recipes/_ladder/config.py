@@ -13,7 +13,7 @@ from tunesmith.train.parameters import FitParameters
 
 _ROUTES = ["zero-shot", "few-shot", "calibrated", "few-shot-nearest", "lora", "full"]
 _BASELINES = ["majority", "tfidf", "vader", "human", "minilm"]
-_REMEDIES = ["zero-shot", "full", "replay", "l2-sp", "ewc", "wise-ft", "lora"]
+_REMEDIES = ["zero-shot", "full", "replay", "l2-sp", "ewc", "wise-ft", "wise-ft:l2_sp=1000", "lora"]
 _QUICK = {"train_rows": 400, "validation_rows": 100, "test_rows": 200, "guard_rows": 50, "draws": 2}
 
 
@@ -80,7 +80,8 @@ class LadderConfig(ClimbConfig):
     routes: list[str | dict[str, Any]] = [*_ROUTES]
     """which routes; few-shot:shots=8 sets a route's own parameters"""
     remedies: bool = False
-    """compare remedies against forgetting: zero-shot, full, replay, l2-sp, ewc, wise-ft and lora, without baselines"""
+    """compare remedies against forgetting: zero-shot, full, replay, l2-sp, ewc, wise-ft with and without l2-sp, and lora,
+    without baselines"""
     baselines: list[str] = [*_BASELINES]
     """rows without a language model; none = none"""
     shots: int = Field(4, ge=1)

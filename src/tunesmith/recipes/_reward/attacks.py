@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.core.errors import UserError
+from tunesmith.core.records import Message
 from tunesmith.core.seeds import derive
 from tunesmith.models.generate import Sampling, complete
 from tunesmith.models.load import LM
@@ -34,10 +35,19 @@ _PROMPTS, _OWN = 16, 4
 
 @dataclass(frozen=True)
 class Case:
-    """A prompt with real answers: what people preferred, or wrote, or several of the policy's own."""
+    """A prompt with real answers: what people preferred, or wrote, or several of the policy's own.
+
+    Attributes:
+        turns: the conversation that the prompt is; empty = it is a text.
+    """
 
     prompt: str
     real: tuple[str, ...]
+    turns: tuple[Message, ...] = ()
+
+    def answered(self, text: str) -> Answer:
+        """Return an answer to it, to be judged."""
+        return Answer(self.prompt, text, True, self.real, self.turns)
 
 
 def probe(
@@ -56,9 +66,9 @@ def probe(
     """
     asked: list[tuple[int, str, Answer]] = []
     for number, case in enumerate(cases):
-        asked += [(number, "", Answer(case.prompt, text, True, case.real)) for text in case.real]
+        asked += [(number, "", case.answered(text)) for text in case.real]
         made = _made(case, cases, random.Random(derive(seed, "attack", number)))
-        asked += [(number, name, Answer(case.prompt, cut(text), True, case.real)) for name, text in made.items()]
+        asked += [(number, name, case.answered(cut(text))) for name, text in made.items()]
     answers = [answer for *_, answer in asked]
     scores = scores_of(scorer, answers, [f"{answer.prompt[:80]!r}" for answer in answers], timeout)
     best = [max(s for (at, name, _), s in zip(asked, scores, strict=True) if at == n and not name) for n in range(len(cases))]
@@ -101,7 +111,7 @@ def require_sound(
     chosen = generator.sample(list(prompts), min(_PROMPTS, len(prompts)))
     own = [prompt for prompt in chosen if not prompt.golds for _ in range(_OWN)]
     said = iter(complete(lm, [prompt.ids for prompt in own], how, derive(seed, "answers to attack")) if own else ())
-    cases = [Case(prompt.text, prompt.golds or tuple(next(said).text for _ in range(_OWN))) for prompt in chosen]
+    cases = [Case(p.text, p.golds or tuple(next(said).text for _ in range(_OWN)), p.turns) for p in chosen]
 
     def cut(text: str) -> str:
         ids = lm.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids

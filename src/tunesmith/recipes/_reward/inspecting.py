@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.core.errors import UserError
 from tunesmith.core.records import Preference
 from tunesmith.recipes._models import quiet_libraries, use_threads
 from tunesmith.recipes._reward.attacks import Case, in_words, probe
@@ -15,7 +14,7 @@ from tunesmith.recipes._reward.config import Config as RewardConfig
 from tunesmith.recipes._reward.measures import Pairs
 from tunesmith.recipes._reward.rows import decided, read_judgements
 from tunesmith.recipes._reward.scoring import open_scorer
-from tunesmith.train.scoring import Answer, scores_of
+from tunesmith.train.scoring import as_text, scores_of
 
 _ATTACKED, _CHANCE = 30, 0.5
 # Seconds a scorer may take over all it is asked at once.
@@ -36,11 +35,11 @@ def inspect_scorer(scorer: str, data: str, rows: int, threads: int | None) -> di
     start, found = time.monotonic(), open_scorer(scorer)
     judged = read_judgements(RewardConfig.model_validate({"data": data, "test_rows": rows, "allow_canary": True}))
     test = [*filter(decided, judged.test)]
-    flat = [(prompt_of(p), text) for p in test for text in p.completions]
-    wheres = [p.where for p in test for _ in p.completions]
-    scores = iter(scores_of(found, [Answer(prompt, text, True) for prompt, text in flat], wheres, _PATIENCE))
+    cases = [_case(p) for p in test]
+    flat = [(p.where, case.answered(text)) for p, case in zip(test, cases, strict=True) for text in p.completions]
+    scores = iter(scores_of(found, [answer for _, answer in flat], [where for where, _ in flat], _PATIENCE))
     pairs = Pairs.of(test, [[next(scores) for _ in p.completions] for p in test], {})
-    cases = [Case(prompt_of(p), (p.completions[p.ranks.index(1)],)) for p in test[:_ATTACKED]]
+    cases = cases[:_ATTACKED]
     attacked = probe(found, cases, 0, timeout=_PATIENCE)
     return {
         "status": "done", "scorer": scorer, "data": data, "agreement": pairs.accuracy(np.ones(len(pairs.difference), bool), 0),
@@ -50,20 +49,9 @@ def inspect_scorer(scorer: str, data: str, rows: int, threads: int | None) -> di
     }  # fmt: skip
 
 
-def prompt_of(preference: Preference) -> str:
-    """Return a prompt as a scorer sees it: a text; of a conversation its last turn.
-
-    Raises:
-        UserError: it is a conversation of several turns, which no scorer takes as a text.
-    """
-    prompt = preference.prompt
-    if isinstance(prompt, str):
-        return prompt
-    if len(prompt) != 1:
-        raise UserError(
-            f"{preference.where}: the prompt is a conversation of {len(prompt)} turns, and a scorer takes a text", "Leave it out."
-        )
-    return prompt[0].content
+def _case(preference: Preference) -> Case:
+    prompt, preferred = preference.prompt, (preference.completions[preference.ranks.index(1)],)
+    return Case(prompt, preferred) if isinstance(prompt, str) else Case(as_text(prompt), preferred, prompt)
 
 
 def render_scorer(report: dict[str, Any]) -> str:

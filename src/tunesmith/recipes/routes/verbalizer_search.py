@@ -27,6 +27,8 @@ KIND = "prompt"
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _WORDS_OF_SEVERAL_TOKENS = 100
 _LOGGED = 200
+# Of hundreds of words tried some are lucky: those found must be better than the task's own by this many standard errors.
+_BEYOND_LUCK = 2.0
 
 
 class Parameters(Config):
@@ -46,7 +48,9 @@ class Parameters(Config):
 
 def label(parameters: Parameters) -> str:
     """Name of the row in the table."""
-    return "found words" + ("" if parameters.words == 1 else f" x{parameters.words}")
+    usual = Parameters()
+    words = "" if parameters.words == usual.words else f" x{parameters.words}"
+    return "found words" + words + ("" if parameters.rows == usual.rows else f" rows={parameters.rows}")
 
 
 def unsuitable(task: Task) -> str:
@@ -103,6 +107,8 @@ def search(shop: Workshop, parameters: Parameters) -> tuple[dict[str, tuple[str,
     starts = [own, by_ratio] if parameters.refine else [by_ratio]
     narrow = shortlist if parameters.refine else {name: columns[:1] for name, columns in shortlist.items()}
     best, tried = choose_words(scores, gold, narrow, starts)
+    if parameters.refine and not _better_than_luck(scores, gold, best, own):
+        best, notes = own, [*notes, f"the task's own words were kept: none were better by {_BEYOND_LUCK:g} standard errors"]
     found = {}
     for name in verbalizer.labels:
         more = [w for w in shortlist[name] if w not in best.values()][: parameters.words - 1]
@@ -113,6 +119,19 @@ def search(shop: Workshop, parameters: Parameters) -> tuple[dict[str, tuple[str,
         "tried": [asdict(one) for one in named(tried, words)[:_LOGGED]], "tried_in_all": len(tried),
     }  # fmt: skip
     return found, log
+
+
+def _better_than_luck(scores: Any, gold: list[str], found: dict[str, int], own: dict[str, int]) -> bool:
+    """Whether the words found answer more of the rows than the task's own, by more than chance may give them."""
+    import numpy as np
+
+    def right(words: dict[str, int]) -> Any:
+        names = list(words)
+        said = scores[:, list(words.values())].argmax(1)
+        return np.array([names[i] == label for i, label in zip(said, gold, strict=True)], dtype=float)
+
+    apart = right(found) - right(own)
+    return bool(apart.mean() > _BEYOND_LUCK * apart.std() / len(apart) ** 0.5)
 
 
 def _candidates(shop: Workshop, most: int) -> tuple[list[str], list[str]]:

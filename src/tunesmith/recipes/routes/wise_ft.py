@@ -21,6 +21,8 @@ class Parameters(Remedied):
 
     steps: int = Field(10, ge=1, le=100)
     """mixes tried on the way from the old weights to the new"""
+    l2_sp: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """train on the leash of L2-SP with this strength; 0 = freely"""
 
 
 def label(parameters: Parameters) -> str:
@@ -30,4 +32,4 @@ def label(parameters: Parameters) -> str:
 
 def climb(shop: Workshop, parameters: Parameters) -> Climbed:
     """Train, mix, and measure."""
-    return _remedied.climb(shop, label(parameters), parameters, wise_ft=parameters.steps)
+    return _remedied.climb(shop, label(parameters), parameters, wise_ft=parameters.steps, l2_sp=parameters.l2_sp)

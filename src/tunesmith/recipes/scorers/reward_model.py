@@ -52,7 +52,7 @@ def open(parameters: Parameters, trunk: Trunk | None = None) -> Scorer:
         say(f"the reward model {parameters.path} is a model of its own ({first.name}{other}); it reads answers as text")
 
     def score(answers: Sequence[Answer]) -> Sequence[float]:
-        pairs = [(answer.prompt, answer.text) for answer in answers]
+        pairs = [(answer.turns or answer.prompt, answer.text) for answer in answers]
         rewards = np.array([member.score(pairs) for member in members])
         return [float(r) for r in rewards.mean(0) - parameters.spread * rewards.std(0)]
 
