@@ -19,6 +19,7 @@ from tunesmith.models.load import LM, load
 from tunesmith.peft._files import load_adapter
 from tunesmith.recipes import align
 from tunesmith.recipes.align import Config
+from tunesmith.recipes.plans import align as plan_align
 
 SMALL: dict[str, Any] = {
     "data": "prompts.jsonl", "scorer": "scorer.py:score", "model": "toy-llama", "rollouts": 12, "max_new_tokens": 6, "samples": 2,
@@ -266,3 +267,11 @@ def test_seeds_are_of_requests_not_of_their_order(server: Sampled) -> None:
     for prompt, some in seeds.items():
         assert some == {derive(derive(0, "sample", 0), "sample", n, *prompt) % (1 << 31) for n in range(len(some))}
     assert len(made[0]["rows"]) == 12
+
+
+def test_a_plan_samples_its_round_where_the_training_will(server: Sampled) -> None:
+    planned = plan_align.run(plan_align.Config(**SMALL, rollout_url=server.url, run_dir="planned"))
+    assert planned["status"] == "done"
+    assert sum(route == "/v1/completions" for route, _ in server.asked) == 12
+    assert not server.adapters
+    assert not Path("planned").exists()
