@@ -19,7 +19,7 @@ from tunesmith.core.seeds import derive
 from tunesmith.models._http import Patience, Server
 from tunesmith.models.generate import Sampling, as_completion, turns_of
 from tunesmith.models.load import LM
-from tunesmith.models.remote import parse
+from tunesmith.models.remote import note_open_key, parse
 
 # Requests under way: a server that batches wants many. Seconds for one of them, the others before it included.
 _AT_ONCE, _SECONDS = 32, 600.0
@@ -52,6 +52,7 @@ class AdapterServer:
             raise UserError(
                 f"'{url}' names a model, and answers are sampled from adapters with names of their own", "Leave out #."
             )
+        note_open_key(server)
         return cls(server)
 
     def load(self, name: str, folder: Path) -> None:
