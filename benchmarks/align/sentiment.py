@@ -47,6 +47,7 @@ PARTS = {
     "grpo": ["--method", "grpo", "--samples", "8", *ONLINE],
     "best_of_n": ["--method", "best_of_n", "--samples", "4", "--train_rows", "300"],
 }
+DPO = ["--method", "dpo", "--epochs", "3", "--learning_rate", "5e-4", "--batch_size", "4"]
 POLICIES = ("ppo", "ppo, seed 1", "grpo", "dpo")
 COLOURS = {
     "ppo": "#0b6e4f",
@@ -237,7 +238,7 @@ def main() -> None:
             results |= judge(options, folder)
             (HERE / "sentiment.svg").write_text(draw(results), encoding="utf-8")
         elif part == "dpo":
-            words = ["--method", "dpo", "--threads", options.threads, "--max_new_tokens", str(NEW)]
+            words = [*DPO, "--threads", options.threads, "--max_new_tokens", str(NEW)]
             results["runs"][part] = align(folder / part, str(folder / "best_of_n" / "rankings.jsonl"), words)
         else:
             watched = [] if part == "best_of_n" else ["--held_out", "lexicon"]

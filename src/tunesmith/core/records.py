@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,26 @@ class Encoded:
     def counted(self) -> int:
         """Number of predictions that count; nothing predicts the first token of a row from those before it."""
         return sum(self.loss_mask[1:]) if self.targets is None else len(self.targets)
+
+
+class MadeRows(Sequence[Encoded]):
+    """Rows that are made or read when they are asked for."""
+
+    @abstractmethod
+    def row(self, number: int) -> Encoded:
+        """Make row `number`, from 0 to below the number of rows."""
+
+    @overload
+    def __getitem__(self, number: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Encoded]: ...
+    def __getitem__(self, number: int | slice) -> Encoded | list[Encoded]:
+        """Make a row, counted from the end where negative, or several as a list."""
+        if isinstance(number, slice):
+            return [self.row(i) for i in range(*number.indices(len(self)))]
+        if not -len(self) <= number < len(self):
+            raise IndexError(number)
+        return self.row(number % len(self))
 
 
 @dataclass(frozen=True, slots=True)

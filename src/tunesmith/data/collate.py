@@ -6,17 +6,16 @@ import random
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import overload
 
 import torch
 
-from tunesmith.core.records import Encoded
+from tunesmith.core.records import Encoded, MadeRows
 from tunesmith.core.seeds import derive
 
 _WINDOW = 32
 
 
-class VaryingRows(Sequence[Encoded]):
+class VaryingRows(MadeRows):
     """Rows that are new every epoch: tokens masked anew, other rows of a mixture; as a sequence, those of epoch 0."""
 
     @abstractmethod
@@ -49,17 +48,10 @@ class ChangedRows(VaryingRows):
         """Return the rows as they are changed in an epoch, counted from 0."""
         return ChangedRows(self.rows, self.change, self.seed, epoch)
 
-    @overload
-    def __getitem__(self, number: int) -> Encoded: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Encoded]: ...
-    def __getitem__(self, number: int | slice) -> Encoded | list[Encoded]:
-        """Change a row, or several as a list."""
-        if isinstance(number, slice):
-            return [self[i] for i in range(*number.indices(len(self)))]
-        place = number if number >= 0 else len(self) + number
+    def row(self, number: int) -> Encoded:
+        """Change a row."""
         rows = self.rows.in_epoch(self.epoch) if isinstance(self.rows, VaryingRows) else self.rows
-        return self.change(rows[place], place, derive(self.seed, self.epoch, place))
+        return self.change(rows[number], number, derive(self.seed, self.epoch, number))
 
     def __len__(self) -> int:
         return len(self.rows)

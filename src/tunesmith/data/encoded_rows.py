@@ -9,19 +9,19 @@ import tempfile
 import weakref
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.core.errors import WorkFailed
-from tunesmith.core.records import Encoded
+from tunesmith.core.records import Encoded, MadeRows
 
 _COUNTS = 1 << 31
 _BUFFER = 1 << 20
 
 
-class EncodedRows(Sequence[Encoded]):
+class EncodedRows(MadeRows):
     """Rows in one temporary file without a name, which the operating system removes however the process ends.
 
     A token takes four bytes: its id, and whether something is predicted there in the highest bit. A target that is not the
@@ -64,16 +64,8 @@ class EncodedRows(Sequence[Encoded]):
         chosen._targets = self._targets[index]
         return chosen
 
-    @overload
-    def __getitem__(self, number: int) -> Encoded: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Encoded]: ...
-    def __getitem__(self, number: int | slice) -> Encoded | list[Encoded]:
-        """Read a row from the file, or several as a list."""
-        if isinstance(number, slice):
-            return [self[i] for i in range(*number.indices(len(self)))]
-        if not -len(self) <= number < len(self):
-            raise IndexError(number)
+    def row(self, number: int) -> Encoded:
+        """Read a row from the file."""
         tokens, held = int(self.lengths[number]), int(self._targets[number])
         middle = 4 * tokens + 8 * max(held - 1, 0)
         content = os.pread(self._disk.file.fileno(), middle + int(self._names[number]), int(self._starts[number]))

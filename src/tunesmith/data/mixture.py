@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal, overload
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,12 +89,8 @@ class Mixture(VaryingRows):
         """Tokens of each row of epoch 0."""
         return self._first.lengths
 
-    @overload
-    def __getitem__(self, number: int) -> Encoded: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Encoded]: ...
-    def __getitem__(self, number: int | slice) -> Encoded | list[Encoded]:
-        """Read a row of epoch 0, or several as a list."""
+    def row(self, number: int) -> Encoded:
+        """Read a row of epoch 0."""
         return self._first[number]
 
     def __len__(self) -> int:

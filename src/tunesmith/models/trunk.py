@@ -111,7 +111,7 @@ class _Products:
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None, update: _Update | None = None) -> torch.Tensor:
         """Map x [N, K] to [N, D], D of all modules together, and add residual [N, D]."""
         if self._product is None:
-            made = self.apart(x)
+            made = self.each(x)
             out = made[0] if len(made) == 1 else torch.cat(made, -1)
             return out if residual is None else residual + out
         out = self._product(x, residual)
@@ -123,7 +123,7 @@ class _Products:
                     module.add_updates_(piece, x)
         return out
 
-    def apart(self, x: torch.Tensor, update: _Update | None = None) -> list[torch.Tensor]:
+    def each(self, x: torch.Tensor, update: _Update | None = None) -> list[torch.Tensor]:
         """Map x [N, K] to what each module makes of it."""
         if self._product is None:
             return [module(x) for module in self._modules]
@@ -190,7 +190,7 @@ class Trunk:
             mixed = block.qkv(_normed(block.attention_norm, x), update=own.qkv).view(len(x), rotated + self.shared, self.width)
             _rotate(mixed[:, :rotated], cos, sin)
             x = block.output(attend(number, mixed[:, : self.heads], mixed[:, self.heads :]), x, own.output)
-            gate, up = block.both.apart(_normed(block.mlp_norm, x), own.both)
+            gate, up = block.both.each(_normed(block.mlp_norm, x), own.both)
             x = block.down(torch.nn.functional.silu(gate).mul_(up), x, own.down)
             x = block.behind(x) if block.behind else x
         return _normed(self._norm, x)

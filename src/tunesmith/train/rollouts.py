@@ -164,12 +164,8 @@ class Rollouts(VaryingRows):
         texts = self.sampler.texts
         return self.sampler.prompts_per_round * self.sampler.samples + (texts.per_round if texts else 0)
 
-    def __getitem__(self, number: Any) -> Any:
+    def row(self, number: int) -> Encoded:
         """Return a stand-in as long as a row may become: what a row will be is known when its round has begun."""
-        if isinstance(number, slice):
-            return [self[i] for i in range(*number.indices(len(self)))]
-        if not -len(self) <= number < len(self):
-            raise IndexError(number)
         new = self.sampler.how.max_new_tokens
         longest = max((prompt.ids for prompt in self.sampler.prompts), key=len)
         if (texts := self.sampler.texts) and (most := max(map(len, texts.ids))) > len(longest) + new:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 
@@ -42,9 +41,9 @@ class WithOthers(VaryingRows):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, number: Any) -> Any:
-        """Return the longest rows: which ones are an update's is known when it begins."""
-        return sorted(self.rows, key=len, reverse=True)[: self._count][number]
+    def row(self, number: int) -> Encoded:
+        """Return one of the longest rows: which ones are an update's is known when it begins."""
+        return sorted(self.rows, key=len, reverse=True)[number]
 
     def in_epoch(self, epoch: int) -> Sequence[Encoded]:
         """Return the rows of an update; all rows in a shuffled order before any comes again."""
