@@ -148,7 +148,7 @@ def test_without_ray_one_line_names_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert cli.main(["tune", str(rows), "--model", "toy-llama", "--engine", "ray", "--workers", "2"]) == 2
-    assert capsys.readouterr().err == "error: --engine ray needs Ray, which is not installed: pip install 'tunesmith[ray]'\n"
+    assert capsys.readouterr().err == "error: several workers need Ray, which is not installed: pip install 'tunesmith[ray]'\n"
 
 
 @pytest.mark.parametrize(

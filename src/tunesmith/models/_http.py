@@ -74,6 +74,17 @@ class Server:
             UserError: the server refuses the key, or does not know the route or the model.
             WorkFailed: it cannot be reached, does not answer in time, or answers what cannot be used.
         """
+        return self._parsed(self._answer(route, body, attempts))
+
+    def tell(self, route: str, body: Mapping[str, Any]) -> None:
+        """Post to a route whose answer says nothing but that all is well, in whatever form.
+
+        Raises:
+            UserError, WorkFailed: as of `call`.
+        """
+        self._answer(route, body, None)
+
+    def _answer(self, route: str, body: Mapping[str, Any] | None, attempts: int | None) -> bytes:
         left = attempts or self.patience.attempts
         wait = self.patience.first_wait
         while True:
@@ -86,7 +97,7 @@ class Server:
                     raise WorkFailed(f"{self.address}{_why(error, self.patience)}", _REACH) from error
             else:
                 if status == 200:
-                    return self._parsed(content)
+                    return content
                 if status not in _RETRIED or left <= 0:
                     raise self._refusal(route, status, content)
                 wait = max(wait, min(_seconds(headers.get("Retry-After")), _LONGEST_WAIT))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,7 +115,7 @@ def n_times(
 
 def complete(
     lm: LM, prompts: Sequence[tuple[int, ...]], how: Sampling, seed: int = 0, title: str = "",
-    adapters: Sequence[str | None] | None = None, value_head: ValueHead | None = None,
+    adapters: Sequence[str | None] | None = None, value_head: ValueHead | None = None, turns: Sequence[int] | None = None,
 ) -> list[Completion]:  # fmt: skip
     """Continue prompts given as token ids, in request order.
 
@@ -125,6 +125,7 @@ def complete(
     Args:
         adapters: for each prompt the resident adapter that continues it ("base" = none); None = the active one.
         value_head: hidden states [B, D] -> [B]; asked before every token, from the state that the token is drawn from.
+        turns: what `turns_of` says of the prompts of which these are a part; None = these are all.
 
     Raises:
         UserError: a prompt is empty, prompt and answer do not fit the model's context, or there is no such adapter.
@@ -139,12 +140,12 @@ def complete(
             raise UserError(
                 f"a prompt of {len(ids)} tokens and {how.max_new_tokens} new ones exceed the context of {lm.context_length}"
             )
-    rows, seen = [], Counter[tuple[str | None, tuple[int, ...]]]()
+    rows: list[_Row] = []
+    turns = turns or turns_of(list(zip(adapters, prompts, strict=True)))
     automaton = Automaton(how.constraint, lm.tokenizer) if how.constraint else None
-    for adapter, ids in zip(adapters, prompts, strict=True):
-        chance = torch.Generator().manual_seed(derive(seed, "sample", seen[adapter, ids], *ids))
+    for adapter, ids, turn in zip(adapters, prompts, turns, strict=True):
+        chance = torch.Generator().manual_seed(derive(seed, "sample", turn, *ids))
         rows.append(_Row(len(rows), adapter, ids, chance, automaton.begin() if automaton else None))
-        seen[adapter, ids] += 1
     waiting = sorted(rows, key=lambda row: -len(row.prompt))
     with torch.inference_mode(), Progress(title, total=len(rows), unit="answers") as progress:
         if rows:
@@ -152,6 +153,23 @@ def complete(
     if residents := residents_of(lm.model):
         residents.release()
     return [Completion(r.text, tuple(r.ids), tuple(r.logprobs), r.stop_reason, tuple(r.values)) for r in rows]
+
+
+def turns_of(asked: Sequence[Hashable]) -> list[int]:
+    """Return for each thing that is asked how many equal ones stand before it."""
+    seen, turns = Counter[Hashable](), []
+    for one in asked:
+        turns.append(seen[one])
+        seen[one] += 1
+    return turns
+
+
+def as_completion(lm: LM, ids: Sequence[int], logprobs: Sequence[float], how: Sampling) -> Completion:
+    """Return tokens that were sampled elsewhere as an answer; its `stop_reason` is "" if it has no end."""
+    row = _Row(0, None, (), torch.Generator(), ids=list(ids), logprobs=list(logprobs))
+    if ids:
+        _note_end(lm, row, how)
+    return Completion(row.text, tuple(row.ids), tuple(row.logprobs), row.stop_reason)
 
 
 def _run(lm: LM, waiting: list[_Row], how: Sampling, progress: Progress, value_head: ValueHead | None) -> None:

@@ -12,6 +12,7 @@ roles, for the tokenizer's role tokens cannot occur in text.
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -77,11 +78,8 @@ def connect(url: str, patience: Patience | None = None) -> RemoteLM:
         UserError: a wrong address, key or model.
         WorkFailed: the server cannot be reached.
     """
-    import os
-
     server, wanted = parse(url, patience)
-    if os.environ.get(KEY_VARIABLE) and not server.secure and not server.local:
-        say(f"note: {KEY_VARIABLE} travels to {server.host} without encryption; https would protect it")
+    note_open_key(server)
     listed = server.call("/models", attempts=1)
     known = [str(m["id"]) for m in _list(listed, "data") if isinstance(m, dict) and "id" in m]
     if not wanted and len(known) != 1:
@@ -90,6 +88,12 @@ def connect(url: str, patience: Patience | None = None) -> RemoteLM:
     if wanted and known and wanted not in known:
         raise UserError(f"{server.address} has no model '{wanted}'", near_miss(wanted, known))
     return RemoteLM(server, wanted or known[0])
+
+
+def note_open_key(server: Server) -> None:
+    """Say so where an API key will be sent to another machine in the open."""
+    if os.environ.get(KEY_VARIABLE) and not server.secure and not server.local:
+        say(f"note: {KEY_VARIABLE} travels to {server.host} without encryption; https would protect it")
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ def run(config: Config) -> dict[str, Any]:
             path.unlink()
     prompts = len(it.rollouts.sampler.prompts)
     say(f"{prompts:,} prompts; {config.rollouts} rollouts a round of at most {config.max_new_tokens} tokens")
-    adapted = train(it.lm, it.training, record)
+    with it.elsewhere:
+        adapted = train(it.lm, it.training, record)
     probe = [prompt.ids for prompt in it.rollouts.sampler.prompts[:3]]
     artefact = save_artefact(folder, it.lm, it.method, probe, "Alignment")
     rounds = rounds_of(folder)

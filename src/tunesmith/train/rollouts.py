@@ -24,10 +24,11 @@ from tunesmith.core.files import write_json
 from tunesmith.core.records import Completion, Encoded, Message
 from tunesmith.core.seeds import derive
 from tunesmith.data.collate import VaryingRows
-from tunesmith.models.generate import NotFinite, Sampling, ValueHead, complete
+from tunesmith.models.generate import NotFinite, Sampling, ValueHead
 from tunesmith.models.load import LM
 from tunesmith.models.score import Request, score_requests
 from tunesmith.rl.kl import Controller
+from tunesmith.train.elsewhere import Elsewhere, require_policy, sampled
 from tunesmith.train.scoring import Answer, Scorer, scores_of
 
 # Of a token: log-probability when sampled, advantage, return, value when sampled, log-probability by the reference, and tokens
@@ -121,6 +122,7 @@ class Sampler:
         reference: a with-block inside which the model is the reference (its adapter off).
         prompts_per_round, samples: P and k. passes: how often a round is learned from.
         equal_at_first: before the first update the policy is its reference.
+        elsewhere: who samples in the place of this process; None = nobody.
     """
 
     lm: LM
@@ -135,6 +137,7 @@ class Sampler:
     value_head: ValueHead | None = None
     texts: Texts | None = None
     equal_at_first: bool = True
+    elsewhere: Elsewhere | None = None
 
 
 Watch = Callable[[Mapping[str, Any]], bool]
@@ -216,7 +219,7 @@ class Rollouts(VaryingRows):
         prompts = [p for p in prompts for _ in range(it.samples)]
         ids, seed = [p.ids for p in prompts], derive(self.seed, "sample", number)
         try:
-            found = complete(it.lm, ids, it.how, seed, value_head=it.value_head)
+            said, found = sampled(it.elsewhere, it.lm, ids, it.how, seed, it.value_head)
         except NotFinite as error:
             where = prompts[error.number].where
             raise WorkFailed(f"the policy's numbers for an answer to {where} are not finite", "Lower --learning_rate.") from error
@@ -232,12 +235,13 @@ class Rollouts(VaryingRows):
         clock.note("held_out")
         reference = self._by_reference(prompts, found)
         clock.note("reference")
+        apart = {"sampled_apart": require_policy(said, found, reference, it.lm.dtype)} if it.elsewhere else {}
         it.lm.model.train(training)
         made = _round(torch.tensor(scores, dtype=torch.float64).view(-1, it.samples), found, reference, controller.beta)
         if number == 0 and it.equal_at_first:
             _require_equal(made, it.lm.dtype)
         advantages, returns = it.credit(made)
-        measured = {"round": number, **measures(made, found, answers, returns), **clock.seconds}
+        measured = {"round": number, **measures(made, found, answers, returns), **apart, **clock.seconds}
         if held_out:
             values = torch.tensor(held_out, dtype=torch.float64)
             measured |= {"held_out": float(values.mean()), "held_out_std": float(values.std(unbiased=False))}

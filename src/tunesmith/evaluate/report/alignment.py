@@ -27,6 +27,7 @@ _CURVES = (
     ("repetition", "Repetition", "share of an answer's 4-grams seen in it before", True),
     ("policy_clipped", "Clipped", "share of tokens whose ratio the clip holds back", True),
     ("explained_variance", "Explained variance", "of returns, by the value head", False),
+    ("sampled_apart", "Sampler and policy", "nats a token between their numbers for what was sampled elsewhere", True),
     ("ties", "Ties", "share of prompts whose answers all score the same", True),
 )
 

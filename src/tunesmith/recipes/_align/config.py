@@ -15,11 +15,14 @@ from tunesmith.train.parameters import FitParameters
 _OF_SCORES = frozenset({
     "scorer", "steps", "rollouts", "samples", "prompt_tokens", "beta", "kl_target", "optimisation_epochs", "no_end",
     "evaluations", "held_out", "scorer_timeout", "fixed_length", "end_at", "end_after", "max_kl", "stop_on", "ptx", "ptx_weight",
-    "allow_attackable",
+    "allow_attackable", "rollout_workers", "rollout_url", "address",
 })  # fmt: skip
 _OF_JUDGEMENTS = frozenset({"map", "test_share", "max_length", "over_long"})
 _OF_REWARDS = frozenset({"beta", "kl_target", "ptx", "ptx_weight"})
-_OF_ROUNDS = frozenset({"held_out", "fixed_length", "end_at", "end_after", "max_kl", "stop_on"})
+_OF_ROUNDS = frozenset({
+    "held_out", "fixed_length", "end_at", "end_after", "max_kl", "stop_on", "rollout_workers", "rollout_url",
+    "address",
+})  # fmt: skip
 _OF_TRAINING = frozenset(FitParameters.model_fields) | {"peft", "steps", "rollouts", "optimisation_epochs"}
 
 
@@ -87,6 +90,13 @@ class Config(TrainingRun):
     """stop once answers diverge by more than so many nats; absent = never"""
     stop_on: list[str] = []
     """stop once one of these health rules is broken: length, held_out, kl, entropy, repetition, ties, clipping, value"""
+    rollout_workers: int = Field(0, ge=0)
+    """Ray workers that sample the rounds, each with the base model and the adapter of the moment; 0 = this process samples"""
+    rollout_url: str | None = None
+    """a server that samples the rounds, for example http://localhost:8000/v1; it loads LoRA adapters while it runs, gives token
+    ids with log-probabilities (vLLM); it must see the run's folder under the same path"""
+    address: str | None = None
+    """a running Ray cluster, for example auto or ray-head:6379; absent = start one here; needs --rollout_workers"""
     ptx: str | None = None
     """file of texts whose likelihood is learned beside the scores, so that what the model could is kept (PPO-ptx)"""
     ptx_weight: float = Field(1.0, gt=0, allow_inf_nan=False)
@@ -128,6 +138,10 @@ class Config(TrainingRun):
             raise ValueError("end_after says from where on end_at is looked for: give --end_at too")
         if "ptx_weight" in self.model_fields_set and self.ptx is None:
             raise ValueError("ptx_weight is the weight of the texts that --ptx names")
+        if self.rollout_url and self.rollout_workers:
+            raise ValueError("rollout_url and rollout_workers exclude each other: rounds are sampled in one place")
+        if self.address and not self.rollout_workers:
+            raise ValueError("address needs --rollout_workers")
         given = {"epochs", "max_steps", "gradient_accumulation_steps", "evaluations"} & self.model_fields_set
         if given:
             raise ValueError(f"{', '.join(sorted(given))}: align counts rounds; say --steps, --rollouts, --optimisation_epochs")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +35,8 @@ from tunesmith.recipes._reward.files import trunk_of
 from tunesmith.recipes._reward.scoring import open_scorer
 from tunesmith.rl.kl import Controller
 from tunesmith.train.engines.local import LossOf
+from tunesmith.train.pushed import Pushed
+from tunesmith.train.rollout_workers import Workers
 from tunesmith.train.rollouts import ADVANTAGE, LENGTH, RETURN, VALUE, Judges, Rollouts, Sampler, Texts
 from tunesmith.train.training import Training
 
@@ -55,6 +59,11 @@ class Ready:
     fingerprint: str
     warnings: list[str]
     attacked: dict[str, Any]
+
+    @property
+    def elsewhere(self) -> AbstractContextManager[Any]:
+        """A with-block inside which rounds can be sampled where they are to be."""
+        return self.rollouts.sampler.elsewhere or nullcontext()
 
 
 def ready(config: Config, folder: Path) -> Ready:
@@ -97,7 +106,7 @@ def ready(config: Config, folder: Path) -> Ready:
     sampler = Sampler(
         lm, prompts, judges, lambda it: aligner.credit(it, parameters), lambda: entry.disabled(lm.model),
         sampling, config.rollouts // samples, samples, passes,
-        lm.model.value_head if heads else None, texts, entry.IDENTITY_AT_START,
+        lm.model.value_head if heads else None, texts, entry.IDENTITY_AT_START, _elsewhere(config, (entry, peft), folder),
     )  # fmt: skip
     how_far, watch = Controller(config.beta, config.kl_target), Watch(folder / "rollouts", config.stop_on, config.max_kl)
     if aligner.LEARNS_FROM == "answers":
@@ -114,6 +123,23 @@ def ready(config: Config, folder: Path) -> Ready:
     training = attach(lm, (entry, peft), rollouts, how, config.seed, _loss(lm, aligner, parameters, config), heads=heads)
     learned = [list(p.ids) for p in prompts] + [list(ids) for ids in (texts.ids if texts else [])]
     return Ready(lm, (entry, peft), training, rollouts, watch, text_hash(canonical(learned)), warnings, attacked)
+
+
+def _elsewhere(config: Config, method: tuple[ModuleType, Any], folder: Path) -> Workers | Pushed | None:
+    """Return who samples rounds in the place of this process; None = nobody."""
+    if config.rollout_url:
+        return Pushed(config.rollout_url, method, folder)
+    if not config.rollout_workers:
+        return None
+    base = partial(_base, config.model, config.dtype)
+    return Workers(base, method, config.rollout_workers, config.threads, config.address)
+
+
+def _base(model: str, dtype: str, threads: int) -> LM:
+    """Open the policy's base in a worker."""
+    quiet_libraries()
+    use_threads(threads)
+    return load(model, dtype=dtype)
 
 
 def read_texts(config: Config, lm: LM, warnings: list[str]) -> Texts:

@@ -12,6 +12,9 @@ from tunesmith.recipes._align.config import Config
 from tunesmith.recipes._command import command_of
 from tunesmith.train.parameters import HARMLESS
 
+# Where rounds are sampled; what is learned from are our own model's numbers, wherever that was.
+_WHERE = ("rollout_workers", "rollout_url", "address")
+
 
 def run_of(config: Config, folder: Path, lm: LM, fingerprint: str, about: Mapping[str, Any] | None = None) -> Run:
     """Make or take up a run's directory.
@@ -23,6 +26,10 @@ def run_of(config: Config, folder: Path, lm: LM, fingerprint: str, about: Mappin
         UserError: the folder holds something else, or a run with other settings.
         WorkFailed: it cannot be written.
     """
-    inputs = {**config.model_dump(exclude={*HARMLESS, "allow_attackable"}), "model_identity": lm.identity, "rows": fingerprint}
+    inputs = {
+        **config.model_dump(exclude={*HARMLESS, *_WHERE, "allow_attackable"}),
+        "model_identity": lm.identity,
+        "rows": fingerprint,
+    }
     record = {"command": command_of("align", config.data, config), "parents": [], **(about or {})}
     return Run(folder, inputs, record, config.overwrite or not config.resume)

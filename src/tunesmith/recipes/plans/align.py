@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -49,7 +49,7 @@ def run(config: Config) -> dict[str, Any]:
         if isinstance(training.data, VaryingRows):
             # What is learned from later follows from what was learned before: the first round stands for all.
             begun = time.monotonic()
-            with redirect_stderr(StringIO()):
+            with it.elsewhere if isinstance(it, ready.Ready) else nullcontext(), redirect_stderr(StringIO()):
                 rows = list(training.data.in_epoch(0))
             made = (time.monotonic() - begun) * _rounds(config, training.how.max_steps, learns_from)
             training = replace(training, data=rows)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -21,10 +21,10 @@ from tunesmith.core.progress import say
 Work = Callable[[dict[str, Any]], dict[str, float]]
 _ERRORS: dict[str, type[TunesmithError]] = {"UserError": UserError, "WorkFailed": WorkFailed}
 # Seconds: for a place in the cluster, for the others to be heard when one worker failed, between two looks.
-_PLACE, _GRACE, _LOOK = 300.0, 3.0, 0.5
+PLACE, _GRACE, LOOK = 300.0, 3.0, 0.5
 
 
-class _Lost(Exception):
+class Lost(Exception):
     """A worker is gone, with what it left us to say."""
 
 
@@ -50,7 +50,7 @@ def launch(work: Work, settings: dict[str, Any]) -> list[dict[str, float]]:
         while True:
             try:
                 return _train_once(ray, work, settings)
-            except _Lost as loss:
+            except Lost as loss:
                 lost.append(str(loss))
             if _written(record) != before:  # what was to be overwritten is, and what is there now is ours
                 settings = {**settings, "overwrite": False, "resume": True}
@@ -80,7 +80,7 @@ def cluster(address: str | None, processors: int) -> Iterator[Any]:
     try:
         import ray
     except ImportError:
-        raise UserError("--engine ray needs Ray, which is not installed: pip install 'tunesmith[ray]'") from None
+        raise UserError("several workers need Ray, which is not installed: pip install 'tunesmith[ray]'") from None
     # We say ourselves what happens to workers, once and in our words.
     logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():
@@ -103,97 +103,130 @@ def cluster(address: str | None, processors: int) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _place(ray: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, float]]:
-    """Reserve room for all workers at once: half a group could only wait."""
-    resources, workers = ray.cluster_resources(), settings["workers"]
-    threads = settings["threads"] or max(int(resources.get("CPU", 1)) // workers, 1)
+@contextmanager
+def reserved(ray: Any, workers: int, threads: int | None) -> Iterator[tuple[Any, Mapping[str, float]]]:
+    """Reserve room for all workers at once inside a with-block: half of them could only wait. Yields it, and what each may use.
+
+    Args:
+        threads: of each worker; None = the cluster's processors divided among them.
+
+    Raises:
+        UserError: the cluster has no such room.
+    """
+    resources = ray.cluster_resources()
+    threads = threads or max(int(resources.get("CPU", 1)) // workers, 1)
     needs = {"CPU": threads, **({"GPU": 1} if resources.get("GPU", 0) >= workers else {})}
     place = ray.util.placement_group([needs] * workers, strategy="PACK")
     has = ", ".join(f"{resources.get(kind, 0):g} {kind}" for kind in needs)
-    if any(resources.get(kind, 0) < amount * workers for kind, amount in needs.items()) or not place.wait(_PLACE):
+    try:
+        if any(resources.get(kind, 0) < amount * workers for kind, amount in needs.items()) or not place.wait(PLACE):
+            raise UserError(
+                f"the cluster has no room for {workers} workers with {threads} threads each (it has {has} in all)",
+                "Set fewer workers or --threads, or add a machine.",
+            )
+        yield place, needs
+    finally:
         ray.util.remove_placement_group(place)
-        raise UserError(
-            f"the cluster has no room for {workers} workers with {threads} threads each (it has {has} in all)",
-            "Set fewer --workers or --threads, or add a machine.",
-        )
-    return place, needs
+
+
+def begun(ray: Any, kind: type, place: tuple[Any, Mapping[str, float]], rank: int, concurrency: int = 1) -> Any:
+    """Begin a worker in its part of what is `reserved`: kind(rank, this folder). Ray never starts it again by itself."""
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    room, needs = place
+    options = {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0), "max_concurrency": concurrency, "max_restarts": 0}
+    strategy = PlacementGroupSchedulingStrategy(room, placement_group_bundle_index=rank)
+    return ray.remote(kind).options(**options, scheduling_strategy=strategy).remote(rank, os.getcwd())
 
 
 def _train_once(ray: Any, work: Work, settings: dict[str, Any]) -> list[dict[str, float]]:
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
     from tunesmith.train.fit import Signals
 
-    place, needs = _place(ray, settings)
-    settings = {**settings, "threads": int(needs["CPU"])}
-    # Two at a time: a signal must be heard during the training. No restart by Ray: one worker alone is of no use.
-    options = {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0), "max_concurrency": 2, "max_restarts": 0}
-    actors = [
-        ray.remote(Worker)
-        .options(**options, scheduling_strategy=PlacementGroupSchedulingStrategy(place, placement_group_bundle_index=rank))
-        .remote(rank, settings["workers"], os.getcwd())
-        for rank in range(settings["workers"])
-    ]
-    try:
-        with Signals() as signals:
-            store = _answer(ray, actors[0].rendezvous.remote(), 0)
-            return _wait(ray, actors, [actor.train.remote(store, work, settings) for actor in actors], signals)
-    finally:
-        for actor in actors:
-            ray.kill(actor)
-        ray.util.remove_placement_group(place)
+    with reserved(ray, settings["workers"], settings["threads"]) as place:
+        settings = {**settings, "threads": int(place[1]["CPU"])}
+        # Two at a time: a signal must be heard during the training.
+        actors = [begun(ray, Worker, place, rank, concurrency=2) for rank in range(settings["workers"])]
+        try:
+            with Signals() as signals:
+                store = answered(ray, actors[0].rendezvous.remote(), 0)
+                return _wait(ray, actors, [actor.train.remote(store, work, settings) for actor in actors], signals)
+        finally:
+            for actor in actors:
+                ray.kill(actor)
 
 
 def _wait(ray: Any, actors: list[Any], answers: list[Any], signals: Any) -> list[dict[str, float]]:
     told, results = 0, {answer: {} for answer in answers}
     pending = list(answers)
     while pending:
-        ready, pending = ray.wait(pending, timeout=_LOOK)
+        ready, pending = ray.wait(pending, timeout=LOOK)
         if signals.caught and not told:
             told = signals.caught
             for actor in actors:
                 actor.stop.remote(told)
         for answer in ready:
             try:
-                results[answer] = _answer(ray, answer, answers.index(answer))
-            except _Lost as loss:
+                results[answer] = answered(ray, answer, answers.index(answer))
+            except Lost as loss:
                 raise _culprit(ray, answers, loss) from None
     return list(results.values())
 
 
-def _culprit(ray: Any, answers: list[Any], first: _Lost) -> _Lost:
+def _culprit(ray: Any, answers: list[Any], first: Lost) -> Lost:
     """Return the loss of a worker whose process died, if there is one: the others only noticed that it was gone."""
     ends = time.monotonic() + _GRACE
     while time.monotonic() < ends:
-        ready, _ = ray.wait(answers, num_returns=len(answers), timeout=_LOOK)
+        ready, _ = ray.wait(answers, num_returns=len(answers), timeout=LOOK)
         for answer in ready:
             try:
-                _answer(ray, answer, answers.index(answer))
-            except _Lost as loss:
+                answered(ray, answer, answers.index(answer))
+            except Lost as loss:
                 if "process died" in str(loss):
                     return loss
     return first
 
 
-def _answer(ray: Any, answer: Any, rank: int) -> Any:
+def answered(ray: Any, answer: Any, rank: int) -> Any:
+    """Return what a worker answers; a dictionary with "error" is raised as what it stands for.
+
+    Raises:
+        Lost: the worker is gone, or failed in a way that nobody foresaw.
+    """
     try:
         said = ray.get(answer)
     except ray.exceptions.RayActorError:
-        raise _Lost(f"worker {rank} was lost: its process died") from None
+        raise Lost(f"worker {rank} was lost: its process died") from None
     except ray.exceptions.RayTaskError as error:
         last = str(error.cause).strip().splitlines()[:1]
-        raise _Lost(f"worker {rank} failed: {type(error.cause).__name__}: {''.join(last)}") from None
+        raise Lost(f"worker {rank} failed: {type(error.cause).__name__}: {''.join(last)}") from None
     if isinstance(said, dict) and "error" in said:
         kind, message, exit_code, fix = said["error"]
         raise Interrupted(message, exit_code, fix) if kind == "Interrupted" else _ERRORS[kind](message, fix)
     return said
 
 
+def enter(rank: int, folder: str) -> None:
+    """Go into the folder where the command was given, as all workers must.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f"worker {rank} does not see {folder}", "Start in a folder that all machines of the cluster share.")
+    os.chdir(folder)
+
+
+def in_words(error: TunesmithError) -> dict[str, Any]:
+    """Return what a person can understand of a failure as a worker's answer, which `answered` raises again."""
+    known = next(name for name in type(error).__mro__ if name.__name__ in (*_ERRORS, "Interrupted"))
+    return {"error": (known.__name__, error.message, error.exit_code, error.fix)}
+
+
 class Worker:
     """One process of the group; an actor of Ray."""
 
-    def __init__(self, rank: int, workers: int, folder: str) -> None:
-        self.rank, self.workers, self.folder = rank, workers, folder
+    def __init__(self, rank: int, folder: str) -> None:
+        self.rank, self.folder = rank, folder
         self._engine: Any = None
         self._signal = 0
 
@@ -216,19 +249,21 @@ class Worker:
         from tunesmith.train.engines._group import Group
         from tunesmith.train.engines.local import use
 
-        if not Path(self.folder).is_dir():
-            missing = f"worker {self.rank} does not see {self.folder}"
-            return {"error": ("UserError", missing, 2, "Start in a folder that all machines of the cluster share.")}
-        os.chdir(self.folder)
+        try:
+            enter(self.rank, self.folder)
+        except UserError as error:
+            return in_words(error)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, f"tcp://{rendezvous}", timedelta(minutes=30), rank=self.rank, world_size=self.workers)
+        dist.init_process_group(
+            backend, f"tcp://{rendezvous}", timedelta(minutes=30), rank=self.rank, world_size=settings["workers"]
+        )
         self._engine = Group(settings["shard"] == "all")
         self._engine.signal = self._signal
         try:
             with use(self._engine):
                 return work(settings)
         except TunesmithError as error:
-            return {"error": (type(error).__name__, error.message, error.exit_code, error.fix)}
+            return in_words(error)
         finally:
             dist.destroy_process_group()
 
