@@ -48,9 +48,9 @@ class Parameters(Config):
 
 def label(parameters: Parameters) -> str:
     """Name of the row in the table."""
-    usual = Parameters()
-    words = "" if parameters.words == usual.words else f" x{parameters.words}"
-    return "found words" + words + ("" if parameters.rows == usual.rows else f" rows={parameters.rows}")
+    words = "" if parameters.words == 1 else f" x{parameters.words}"
+    rows = "" if parameters.rows == Parameters.model_fields["rows"].default else f" rows={parameters.rows}"
+    return f"found words{words}{rows}"
 
 
 def unsuitable(task: Task) -> str:
