@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_align_workers import SMALL
 
 from tunesmith.core.errors import TunesmithError, UserError, WorkFailed
 from tunesmith.core.seeds import derive
@@ -21,11 +22,6 @@ from tunesmith.recipes import align
 from tunesmith.recipes.align import Config
 from tunesmith.recipes.plans import align as plan_align
 
-SMALL: dict[str, Any] = {
-    "data": "prompts.jsonl", "scorer": "scorer.py:score", "model": "toy-llama", "rollouts": 12, "max_new_tokens": 6, "samples": 2,
-    "steps": 3, "dtype": "fp32", "threads": 1, "save_steps": 1, "learning_rate": 0.02, "allow_attackable": True,
-    "optimisation_epochs": 1, "batch_size": 64,
-}  # fmt: skip
 SCORER = """
 from pathlib import Path
 

@@ -72,6 +72,11 @@ def hidden_states(
     return RMSNorm.apply(x, trunk.norm.weight, trunk.norm.variance_epsilon)
 
 
+def before(counted: torch.Tensor) -> torch.Tensor:
+    """Return [B, T], True at the token before each one that is counted: its hidden state predicts that one."""
+    return torch.cat([counted[:, 1:], torch.zeros_like(counted[:, :1])], 1)
+
+
 def _backend(device: torch.device) -> Any:
     """What compiles blocks; None = nothing does."""
     return "inductor" if device.type == "cuda" and on("compile") else None

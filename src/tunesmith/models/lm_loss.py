@@ -9,7 +9,7 @@ import torch
 from torch.autograd import Function
 
 from tunesmith.core.levers import on
-from tunesmith.models.decoder import hidden_states
+from tunesmith.models.decoder import before, hidden_states
 from tunesmith.models.new_tokens import HeadAndRows
 
 # Float32 logits of one piece. Up to 32 MB the C library keeps freed memory; beyond, every piece would be new pages.
@@ -34,8 +34,7 @@ def summed_loss(
         objective: (logits [N, V], targets [N]) -> (sum, stats).
         activation_checkpointing: see `models.decoder`.
     """
-    before_target = torch.cat([loss_mask[:, 1:], torch.zeros_like(loss_mask[:, :1])], 1)
-    hidden = hidden_states(model, ids, lengths, before_target, activation_checkpointing)
+    hidden = hidden_states(model, ids, lengths, before(loss_mask), activation_checkpointing)
     return loss_of_hidden(model, hidden, ids[:, 1:][loss_mask[:, 1:]], objective)
 
 

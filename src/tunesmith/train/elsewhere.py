@@ -17,17 +17,15 @@ import torch
 from tunesmith.core.errors import WorkFailed
 from tunesmith.core.records import Completion, Encoded
 from tunesmith.data.collate import micro_batches
-from tunesmith.models.decoder import hidden_states
+from tunesmith.models.decoder import before, hidden_states
 from tunesmith.models.generate import NotFinite, Sampling, ValueHead, complete
 from tunesmith.models.load import LM
 from tunesmith.models.token_logprobs import token_logprobs
 
 _TOKENS = 4096
-# Mean nats a token between what was said of tokens when they were sampled and what our model says: what rounding explains in
-# these precisions, and what nothing but another policy explains in any.
-_ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-4}
-# Logits of 16 to 32 are 0.125 apart in bfloat16, which alone makes 0.04 nats a token of two passes; beyond 64 it is 0.17.
-_ROUNDED, _ANOTHER = 0.03, 0.3
+# Mean nats a token that nothing but another policy explains, in any precision. Logits of 16 to 32 are 0.125 apart in bfloat16,
+# which alone makes 0.04 nats a token of two passes; beyond 64 it is 0.17.
+_ANOTHER = 0.3
 
 
 class Elsewhere(Protocol):
@@ -81,8 +79,7 @@ def scored_again(
     with torch.no_grad():
         for batch in micro_batches(rows, _TOKENS):
             ids, lengths, mask = batch.tensors(lm.device)
-            before = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1)
-            hidden = hidden_states(lm.model, ids, lengths, before)
+            hidden = hidden_states(lm.model, ids, lengths, before(mask))
             logprobs = token_logprobs(lm.model, hidden, ids[mask])
             counts = mask.sum(1).tolist()
             values = value_head(hidden).split(counts) if value_head else [hidden.new_empty(0)] * len(counts)
@@ -92,6 +89,11 @@ def scored_again(
                     raise NotFinite(number, f"prompt {number + 1} of the round")
                 made[number] = replace(found[number], logprobs=tuple(some.tolist()), values=tuple(expected.tolist()))
     return made
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """Return the mean nats a token by which two passes of the same weights may seem to differ."""
+    return 1e-4 if dtype in (torch.float32, torch.float64) else 0.03
 
 
 def require_policy(
@@ -110,7 +112,7 @@ def require_policy(
         pairs = zip((c.logprobs for c in said), others, strict=True)
         numbers[at] = math.fsum(abs(a - b) for these, those in pairs for a, b in zip(these, those, strict=True)) / numbers[at]
     apart, without = numbers
-    if apart > max(_ROUNDING.get(dtype, _ROUNDED), 2 * without):
+    if apart > max(rounding(dtype), 2 * without):
         raise WorkFailed(
             f"answers were sampled without the adapter: their log-probabilities are {apart:.3g} nats a token from the policy's, "
             f"and {without:.3g} from those of the model without it",

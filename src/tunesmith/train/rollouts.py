@@ -28,15 +28,12 @@ from tunesmith.models.generate import NotFinite, Sampling, ValueHead
 from tunesmith.models.load import LM
 from tunesmith.models.score import Request, score_requests
 from tunesmith.rl.kl import Controller
-from tunesmith.train.elsewhere import Elsewhere, require_policy, sampled
+from tunesmith.train.elsewhere import Elsewhere, require_policy, rounding, sampled
 from tunesmith.train.scoring import Answer, Scorer, scores_of
 
 # Of a token: log-probability when sampled, advantage, return, value when sampled, log-probability by the reference, and tokens
 # of its completion over the round's mean. A length of 0: it is no rollout's, and its weight stands where the advantage would.
 OLD, ADVANTAGE, RETURN, VALUE, REFERENCE, LENGTH = range(6)
-# Nats a token by which the policy may seem to differ from its reference before it has learned anything: rounding.
-_NOTHING = {torch.float32: 1e-4, torch.float64: 1e-4}
-_NOTHING_ROUNDED = 0.03
 
 
 @dataclass(frozen=True)
@@ -333,7 +330,7 @@ def _require_equal(made: Round, dtype: torch.dtype) -> None:
         WorkFailed: it is not.
     """
     apart = float((made.logprobs - made.reference)[made.loss_mask].mean())
-    if abs(apart) > _NOTHING.get(dtype, _NOTHING_ROUNDED):
+    if abs(apart) > rounding(dtype):
         raise WorkFailed(
             f"before the first update the policy is {apart:.4f} nats a token from its reference, which should be nothing",
             "The sampled distribution is not the one that is scored; report this.",

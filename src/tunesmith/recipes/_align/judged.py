@@ -23,7 +23,7 @@ from tunesmith.core.errors import UserError, WorkFailed
 from tunesmith.core.records import Encoded, Message, Preference
 from tunesmith.data.collate import Batch, micro_batches
 from tunesmith.data.preferences import comparisons
-from tunesmith.models.decoder import hidden_states
+from tunesmith.models.decoder import before, hidden_states
 from tunesmith.models.decoder_classifier import Texts
 from tunesmith.models.load import LM
 from tunesmith.models.token_logprobs import token_logprobs
@@ -159,8 +159,7 @@ def logprobs_of(lm: LM, batch: Batch, activation_checkpointing: bool = False) ->
     lengths = (batch.beside[:, SHARE].to(lm.device) * texts.lengths).round().long()
     places = torch.arange(texts.ids.shape[1], device=texts.ids.device)
     answers = (places >= (texts.lengths - lengths)[:, None]) & (places < texts.lengths[:, None])
-    before = torch.cat([answers[:, 1:], torch.zeros_like(answers[:, :1])], 1)
-    hidden = hidden_states(lm.model, texts.ids, texts.lengths, before, activation_checkpointing, texts.row)
+    hidden = hidden_states(lm.model, texts.ids, texts.lengths, before(answers), activation_checkpointing, texts.row)
     each = token_logprobs(lm.model, hidden, texts.ids[answers])
     which = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
     return each.new_zeros(len(lengths)).index_add(0, which, each), lengths, texts

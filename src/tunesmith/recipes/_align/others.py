@@ -35,6 +35,7 @@ class WithOthers(VaryingRows):
     def __init__(self, lm: LM, rows: Sequence[Encoded], others: Sequence[Encoded], config: Config) -> None:
         self.lm, self.rows, self.others, self.config = lm, rows, others, config
         self._count = min(config.batch_size * config.gradient_accumulation_steps, len(rows))
+        self._longest = sorted(rows, key=len, reverse=True)[: self._count]
         self._made: tuple[int, list[Encoded]] = (-1, [])
         self._gain = 0.0
 
@@ -43,7 +44,7 @@ class WithOthers(VaryingRows):
 
     def row(self, number: int) -> Encoded:
         """Return one of the longest rows: which ones are an update's is known when it begins."""
-        return sorted(self.rows, key=len, reverse=True)[number]
+        return self._longest[number]
 
     def in_epoch(self, epoch: int) -> Sequence[Encoded]:
         """Return the rows of an update; all rows in a shuffled order before any comes again."""

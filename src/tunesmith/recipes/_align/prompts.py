@@ -51,7 +51,7 @@ def _asked_by_task(config: Config, lm: LM) -> Iterator[Prompt]:
     task = load_task(config.data, skip_bad_rows=config.skip_bad_rows)
     field = task.template.fields[0]
     prompts = Prompts(task, lm.tokenizer)
-    for example in task.splits.train:
+    for example in task.splits.train[: config.train_rows]:
         if config.prompt_tokens:
             yield _text(lm, str(example.fields[field]), example.where)
         else:

@@ -17,7 +17,7 @@ from tunesmith.core.files import canonical, text_hash
 from tunesmith.core.registry import ALIGNERS, PEFT
 from tunesmith.data import formats
 from tunesmith.data.collate import Batch
-from tunesmith.models.decoder import hidden_states
+from tunesmith.models.decoder import before, hidden_states
 from tunesmith.models.generate import Sampling
 from tunesmith.models.lm_loss import loss_of_hidden
 from tunesmith.models.load import LM
@@ -170,8 +170,7 @@ def _loss(lm: LM, aligner: ModuleType, parameters: Any, config: Config) -> LossO
         assert batch.beside is not None
         ids, lengths, mask = batch.tensors(lm.device)
         beside = batch.beside.to(lm.device)
-        before = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1)
-        hidden = hidden_states(lm.model, ids, lengths, before, config.activation_checkpointing)
+        hidden = hidden_states(lm.model, ids, lengths, before(mask), config.activation_checkpointing)
         # Ids and numbers side by side, for the loss is summed piece by piece; up to 2^53 a double holds an id exactly.
         wanted = torch.cat([ids[:, 1:][mask[:, 1:]][:, None].double(), beside.double()], 1)
 
