@@ -7,7 +7,7 @@ import torch
 from test_decoder import CONFIGS, model_of, same
 
 from tunesmith.core.levers import without
-from tunesmith.models.beginnings import branched
+from tunesmith.models.beginnings import branched, same_prompts
 from tunesmith.models.decoder import hidden_states
 
 # Two prompts, of which three and two texts go on, and one by itself; the texts of the first agree in one token more.
@@ -16,6 +16,7 @@ TEXTS = (
     [*range(30, 48), 1, 2], [*range(30, 48), 3, 4, 5], [60, 61],
 )  # fmt: skip
 OF_PROMPT = torch.tensor([0, 0, 0, 1, 1, 2])
+WIDTH = 1_000
 
 
 def padded(wanted_from_end: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -55,25 +56,45 @@ def test_a_prompt_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden_states(model, *padded(1), False, None)
     with without("prefixes"):
         hidden_states(model, *padded(1), False, OF_PROMPT)
-    # 5 + (2 + 3 + 1) + 18 + (2 + 3) + 2, for a wanted token is never shared; and 7 + 8 + 6 + 20 + 21 + 2.
-    assert read == [36, 64, 64]
+    # 4 + (3 + 4 + 2) + 18 + (2 + 3) + 2, for neither a wanted token nor half a pair is shared; and 7 + 8 + 6 + 20 + 21 + 2.
+    assert read == [38, 64, 64]
 
 
 def test_a_wanted_token_is_never_shared() -> None:
     ids, lengths, wanted = padded(1)
     wanted[:, 1] = True
-    tree = branched(ids, lengths, wanted, OF_PROMPT)
+    tree = branched(ids, lengths, wanted, OF_PROMPT, WIDTH)
     assert tree is None  # one token of each prompt would be all that is saved
     wanted[:, 1], wanted[3:, 9] = False, True
-    tree = branched(ids, lengths, wanted, OF_PROMPT)
+    tree = branched(ids, lengths, wanted, OF_PROMPT, WIDTH)
     assert tree is not None
-    assert tree.lengths.tolist() == [11, 9 + 11 + 12, 2]
-    assert int(tree.wanted.sum()) == int((wanted & (torch.arange(ids.shape[1]) < lengths[:, None])).sum())
-    assert tree.ids[tree.wanted].tolist() == ids[wanted & (torch.arange(ids.shape[1]) < lengths[:, None])].tolist()
+    assert tree.real.sum(1).tolist() == [13, 8 + 12 + 13, 2]
+    assert tree.ids[tree.real][tree.wanted].tolist() == ids[wanted & (torch.arange(ids.shape[1]) < lengths[:, None])].tolist()
+    # Rows in any order: what is wanted comes in theirs.
+    order = torch.tensor([4, 1, 5, 0, 3, 2])
+    tree = branched(ids[order], lengths[order], wanted[order], OF_PROMPT[order], WIDTH)
+    assert tree is not None
+    real = wanted[order] & (torch.arange(ids.shape[1]) < lengths[order][:, None])
+    assert tree.ids[tree.real][tree.wanted].tolist() == ids[order][real].tolist()
+
+
+def test_long_texts_of_a_short_prompt_stay_apart() -> None:
+    ids = torch.arange(4 * 400).view(4, 400)
+    ids[:, :60] = torch.arange(60)
+    asked = ids, torch.full((4,), 400), torch.zeros(4, 400, dtype=torch.bool), torch.zeros(4, dtype=torch.long)
+    # 11 % of all tokens would be saved, and each would look at four times as many places.
+    assert branched(*asked, 50) is None
+    assert branched(*asked, 100_000) is not None
+
+
+def test_rows_are_of_one_prompt_where_they_begin_alike() -> None:
+    ids = torch.tensor([[5, 6, 1, 2], [5, 6, 3, 0], [5, 7, 1, 2], [5, 6, 4, 4]])
+    counted = torch.tensor([[False, False, True, True]] * 3 + [[False, True, True, True]])
+    assert same_prompts(ids, counted).tolist() == [0, 0, 1, 2]
 
 
 def test_texts_of_different_prompts_are_left_as_they_are() -> None:
-    assert branched(*padded(1), torch.arange(6)) is None
+    assert branched(*padded(1), torch.arange(6), WIDTH) is None
     ids, lengths, wanted = padded(1)
     ids[:, 0] = torch.arange(6)
-    assert branched(ids, lengths, wanted, OF_PROMPT) is None
+    assert branched(ids, lengths, wanted, OF_PROMPT, WIDTH) is None

@@ -68,7 +68,7 @@ def test_equal_prompts_and_prompts_that_begin_others_are_scored_too(toy: LM) -> 
 
 @pytest.mark.parametrize("left_out", ["", "decoder"])
 def test_without_the_tree_mask_scores_are_wrong(lm: LM, left_out: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    causal = lambda group: torch.ones(1, group.longest, group.longest, dtype=torch.bool).tril()  # noqa: E731
+    causal = lambda group, length: torch.ones(1, length, length, dtype=torch.bool).tril()  # noqa: E731
     monkeypatch.setattr(branches.Group, "visible", causal)
     assert largest_difference(lm, requests_for(lm, shared=True), left_out) > 0.01
 

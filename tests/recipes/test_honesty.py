@@ -62,8 +62,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Path("taught.yaml").write_text(
             'name: taught\ndata: {train: taught.jsonl}\ntemplate: "{prompt} {answer}"\nanswer: answer\n'
         )
-        how: dict[str, Any] = {"epochs": 16, "learning_rate": 0.005, "validation_rows": 0, "test_rows": 0, "guard": False}
-        teach = tune.Config(data="taught.yaml", model="toy-llama", peft="full", run_dir="taught", threads=1, dtype="fp32", **how)
+        # With another seed it may learn to answer everything, whichever forward pass it learns through.
+        how: dict[str, Any] = {"epochs": 16, "learning_rate": 0.005, "validation_rows": 0, "test_rows": 0, "seed": 1}
+        teach = tune.Config(
+            data="taught.yaml", model="toy-llama", peft="full", run_dir="taught", threads=1, dtype="fp32", guard=False, **how
+        )
         tune.run(teach)
         write("q.jsonl", [fact("abxy"[n % 4], n) for n in range(200, 370)])
         Path("report.json").write_text(json.dumps(honesty.run(config(run_dir="run"))))

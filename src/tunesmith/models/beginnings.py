@@ -7,62 +7,137 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from tunesmith.core.levers import on
-from tunesmith.models.branches import Group, Row
+from tunesmith.models.operations import whole
 
 _WORTHWHILE = 0.1
+# A token's products with weights take as long as its attention to so many times the model's width of places.
+_PLACES_PER_WIDTH = 4
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A text that all share, and those that go on from it.
+
+    In bfloat16 too, a text's numbers are those of the text by itself: it goes on from the shared part where it would stand
+    behind it but for whole vectors of places that stay empty, so sums are made in the same order.
+    """
+
+    shared: tuple[int, ...]
+    texts: tuple[tuple[int, ...], ...]
+
+    @property
+    def starts(self) -> list[int]:
+        """The place at which each text begins."""
+        found, end = [], len(self.shared)
+        for text in self.texts:
+            found.append(len(self.shared) + whole(end - len(self.shared)))
+            end = found[-1] + len(text)
+        return found
+
+    @property
+    def places(self) -> list[int]:
+        """The place of each token."""
+        texts = zip(self.starts, self.texts, strict=True)
+        return [*range(len(self.shared)), *(at for start, text in texts for at in range(start, start + len(text)))]
+
+    @property
+    def tokens(self) -> list[int]:
+        return [*self.shared, *(token for text in self.texts for token in text)]
+
+    @property
+    def positions(self) -> list[int]:
+        behind = len(self.shared)
+        return [*range(behind), *(at for text in self.texts for at in range(behind, behind + len(text)))]
 
 
 @dataclass(frozen=True)
 class Branched:
-    """R rows that branch, padded on the right.
+    """R rows that branch.
 
     Attributes:
-        ids, positions: [R, T]. lengths: [R] real tokens.
-        wanted: [R, T], True at the same tokens, in the same order, as in the texts by themselves.
+        ids, positions: [R, T]. real: [R, T], True where a token stands.
+        wanted: [M], the tokens that are wanted, counted among the real ones, in the order of the texts by themselves.
         blocked: [R, T, T], -inf where a token may not see another one, else 0.
     """
 
     ids: torch.Tensor
-    lengths: torch.Tensor
+    real: torch.Tensor
     wanted: torch.Tensor
     positions: torch.Tensor
     blocked: torch.Tensor
 
 
-def branched(ids: torch.Tensor, lengths: torch.Tensor, wanted: torch.Tensor, of_prompt: torch.Tensor) -> Branched | None:
+def branched(
+    ids: torch.Tensor, lengths: torch.Tensor, wanted: torch.Tensor, of_prompt: torch.Tensor, width: int
+) -> Branched | None:
     """Make one row of the texts of each prompt; None where that would save little.
 
     A text branches off before its first wanted token at the latest, so that each wanted token is one text's own.
 
     Args:
-        ids, wanted: [B, T], padded on the right. lengths: [B] real tokens. of_prompt: [B], rising.
+        ids, wanted: [B, T], padded on the right. lengths: [B] real tokens.
+        of_prompt: [B], equal where texts go on from the same prompt. width: the model's.
     """
-    if not on("prefixes") or int(of_prompt[-1]) + 1 == len(of_prompt):
+    groups: dict[int, list[int]] = {}
+    for i, prompt in enumerate(of_prompt.tolist()):
+        groups.setdefault(prompt, []).append(i)
+    if not on("prefixes") or len(groups) == len(of_prompt):
         return None
     texts = [tuple(row[:length]) for row, length in zip(ids.tolist(), lengths.tolist(), strict=True)]
     marks = [row[:length] for row, length in zip(wanted.tolist(), lengths.tolist(), strict=True)]
-    rows, places = [], []
-    for _, numbers in groupby(range(len(texts)), of_prompt.tolist().__getitem__):
-        group = list(numbers)
+    rows: list[_Row] = []
+    # For each row, which of its tokens stand at which wanted token of the texts by themselves.
+    seen: list[tuple[int, int]] = []
+    before = [0, *torch.tensor([sum(mark) for mark in marks]).cumsum(0).tolist()]
+    tokens = 0
+    for group in groups.values():
         shared = min(_alike([texts[i] for i in group]), *(_first(marks[i]) for i in group))
-        rows.append(Row(texts[group[0]][:shared], tuple(texts[i][shared:] for i in group)))
-        places.append([False] * shared + [mark for i in group for mark in marks[i][shared:]])
-    if sum(map(len, rows)) > (1 - _WORTHWHILE) * int(lengths.sum()):
+        shared -= shared % 2  # processors add up products of bfloat16 in pairs, which stay together
+        for some in [group] if shared else [[i] for i in group]:
+            rows.append(_Row(texts[some[0]][:shared], tuple(texts[i][shared:] for i in some)))
+            tokens += shared
+            for i in some:
+                at = (tokens + place for place, mark in enumerate(marks[i][shared:]) if mark)
+                seen += zip(range(before[i], before[i + 1]), at, strict=True)
+                tokens += len(texts[i]) - shared
+    extents = [row.places[-1] + 1 for row in rows]
+    costs = (_cost(len(row.tokens), extent, width) for row, extent in zip(rows, extents, strict=True))
+    if sum(costs) > (1 - _WORTHWHILE) * sum(_cost(len(text), len(text), width) for text in texts):
         return None
+    real = torch.zeros(len(rows), max(extents), dtype=torch.bool)
+    blocked = torch.zeros(len(rows), max(extents), max(extents))
+    for b, row in enumerate(rows):
+        real[b, row.places] = True
+        for start in row.starts:
+            blocked[b, start:, len(row.shared) : start] = -torch.inf
 
-    def padded(values: Sequence[Sequence[float]]) -> torch.Tensor:
-        return pad_sequence([torch.tensor(row, device=ids.device) for row in values], batch_first=True)
+    def placed(values: Sequence[int]) -> torch.Tensor:
+        return torch.zeros(real.shape, dtype=torch.long).masked_scatter_(real, torch.tensor(values)).to(ids.device)
 
-    seen = Group(rows).visible().to(ids.device)
-    blocked = torch.zeros(seen.shape, device=ids.device).masked_fill_(~seen, -torch.inf)
-    sizes = torch.tensor([len(row) for row in rows], device=ids.device)
-    return Branched(padded([row.ids for row in rows]), sizes, padded(places), padded([row.positions(0) for row in rows]), blocked)
+    return Branched(
+        placed([token for row in rows for token in row.tokens]), real.to(ids.device),
+        torch.tensor([place for _, place in sorted(seen)], device=ids.device),
+        placed([position for row in rows for position in row.positions]), blocked.to(ids.device),
+    )  # fmt: skip
+
+
+def same_prompts(ids: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """Return [B], equal where rows have the same tokens before the first that is counted.
+
+    Args:
+        ids, counted: [B, T].
+    """
+    numbers: dict[tuple[int, ...], int] = {}
+    prompts = [tuple(row[: _first(mark)]) for row, mark in zip(ids.tolist(), counted.tolist(), strict=True)]
+    return torch.tensor([numbers.setdefault(prompt, len(numbers)) for prompt in prompts])
+
+
+def _cost(tokens: int, places: int, width: int) -> float:
+    return tokens * (1 + places / (_PLACES_PER_WIDTH * width))
 
 
 def _first(mark: Sequence[bool]) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from tunesmith.models.operations import whole
 from tunesmith.models.residents import of_rows
 from tunesmith.models.soft_prefix import prefix_key_values
 from tunesmith.models.trunk import Trunk, is_llama_like, trunk_of
@@ -90,18 +91,17 @@ class Group:
         both = zip(self.past.layers, own, strict=True)
         return Past([(torch.cat([k, more_k], 1), torch.cat([v, more_v], 1)) for (k, v), (more_k, more_v) in both])
 
-    def visible(self) -> torch.Tensor:
-        """Return who may look at whom within a row: booleans [R, T, T], or [1, T, T] where no row branches."""
-        causal = torch.ones(self.longest, self.longest, dtype=torch.bool).tril()
+    def visible(self, length: int) -> torch.Tensor:
+        """Return who may look at whom in rows padded to T tokens: booleans [R, T, T], or [1, T, T] where none branches."""
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
         if not any(row.branches for row in self.rows):
             return causal[None]
         allowed = causal.repeat(len(self.rows), 1, 1)
         for b, row in enumerate(self.rows):
             start = len(row.text)
             for branch in row.branches:
-                end = start + len(branch)
-                allowed[b, start:end, len(row.text) : start] = False
-                start = end
+                allowed[b, start:, len(row.text) : start] = False
+                start += len(branch)
         return allowed
 
 
@@ -147,25 +147,24 @@ class _Place:
     """How a group's tokens become padded rows [R, T] and back, and whom they may look at.
 
     Attributes:
-        index: places of its N tokens among the R T of padded rows; None = nothing is padded.
+        longest: T, padding included. index: places of its N tokens among the R T of padded rows; None = nothing is padded.
         masks: per block of queries (start, end, what is added to scores [H_kv R or 1, G (end - start), end]).
     """
 
     group: Group
     tokens: int
+    longest: int
     index: torch.Tensor | None
     masks: list[tuple[int, int, torch.Tensor]]
     per_key: int
 
     @classmethod
     def of(cls, group: Group, trunk: Trunk) -> _Place:
-        lengths = torch.tensor([len(row) for row in group.rows])
-        tokens, longest = int(lengths.sum()), group.longest
-        index = None
+        tokens, longest, index = sum(map(len, group.rows)), whole(group.longest), None
         if tokens < longest * len(group.rows):
-            index = (torch.arange(longest) < lengths[:, None]).flatten().nonzero()[:, 0]
+            index = torch.cat([torch.arange(b * longest, b * longest + len(row)) for b, row in enumerate(group.rows)])
         dtype, per_key = trunk.dtype, trunk.heads // trunk.shared
-        visible = group.visible()
+        visible = group.visible(longest)
         blocked = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf)
         masks = []
         for start in range(0, longest, _QUERIES):
@@ -174,11 +173,11 @@ class _Place:
             if len(mask) > 1:
                 mask = mask.repeat(trunk.shared, 1, 1)
             masks.append((start, end, mask))
-        return cls(group, tokens, index, masks, per_key)
+        return cls(group, tokens, longest, index, masks, per_key)
 
     def padded(self, x: torch.Tensor) -> torch.Tensor:
         """[N, heads, head] -> [R, T, heads, head], zeros where nothing stands."""
-        rows, longest = len(self.group.rows), self.group.longest
+        rows, longest = len(self.group.rows), self.longest
         if self.index is not None:
             x = x.new_zeros(rows * longest, *x.shape[1:]).index_copy_(0, self.index, x)
         return x.view(rows, longest, *x.shape[1:])
@@ -197,7 +196,8 @@ class _Place:
         keys, values = keys.flatten(0, 1), values.flatten(0, 1)
         for start, end, mask in self.masks:
             asked = split[:, :, :, start:end].reshape(shared * rows, -1, width)
-            scores = torch.baddbmm(mask, asked, keys[:, :end].transpose(1, 2), alpha=scale)
+            # In memory of its own: of a part, the product would make a slower copy for its transpose.
+            scores = torch.baddbmm(mask, asked, keys[:, :end].contiguous().transpose(1, 2), alpha=scale)
             if self.group.past is None:
                 found = torch.bmm(scores.softmax(-1), values[:, :end])
             else:
@@ -215,9 +215,10 @@ class _Place:
         shared, length = keys.shape[:2]
         # [H_kv R, G block, head] -> [H_kv, R G block, head]
         far = torch.bmm(asked.view(shared, -1, width), keys.transpose(1, 2)).mul_(width**-0.5)
-        p = torch.cat([far.view(*scores.shape[:2], length), scores], -1).softmax(-1)
-        from_past = torch.bmm(p[..., :length].reshape(shared, -1, length), old).view(asked.shape)
-        return torch.baddbmm(from_past, p[..., length:], values)
+        own = scores.shape[-1]
+        p = torch.cat([scores, far.view(*scores.shape[:2], length)], -1).softmax(-1)
+        from_past = torch.bmm(p[..., own:].reshape(shared, -1, length), old).view(asked.shape)
+        return torch.baddbmm(from_past, p[..., :own], values)
 
 
 def _read_padded(model: Any, group: Group) -> tuple[torch.Tensor, Kept]:
@@ -228,7 +229,7 @@ def _read_padded(model: Any, group: Group) -> tuple[torch.Tensor, Kept]:
         ids[b, : len(row)] = torch.tensor(row.ids)
         positions[b, : len(row)] = torch.tensor(row.positions(past))
     cache = library_cache(group.past, len(rows))
-    inner = group.visible().to(model.device)
+    inner = group.visible(longest).to(model.device)
     allowed = torch.cat([inner.new_ones(len(inner), longest, past), inner], -1)
     with of_rows(model, [(row.adapter, 1) for row in rows]):
         hidden = model.base_model(

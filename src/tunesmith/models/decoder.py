@@ -19,7 +19,7 @@ from tunesmith.models.beginnings import Branched, branched
 from tunesmith.models.layout import Layout
 from tunesmith.models.operations import CausalAttention, RMSNorm, Rotate, SwiGLU, TakeRows
 from tunesmith.models.soft_prefix import SoftPrefix, cache_of, soft_prefix_of
-from tunesmith.models.trunk import BEHIND, head_width, is_llama_like
+from tunesmith.models.trunk import BEHIND, head_width, is_llama_like, trunk_of
 
 
 def hidden_states(
@@ -38,7 +38,7 @@ def hidden_states(
         ids: [B, T], padded on the right, which a causal model needs no mask for. lengths: [B] real tokens.
         wanted: [B, T] booleans.
         activation_checkpointing: keep only the input of every block and compute it again in the backward pass.
-        of_prompt: [B], rising: rows with the same number go on from the same prompt, which may be read once for all of them.
+        of_prompt: [B], equal where rows go on from the same prompt, which may be read once for all of them.
 
     Raises:
         UserError: activation checkpointing with a prefix of keys and values.
@@ -57,10 +57,12 @@ def hidden_states(
         read = {"inputs_embeds": _embedded(model, soft, ids)} if soft else {"input_ids": ids}
         return model.base_model(**read, use_cache=False).last_hidden_state[wanted]
     trunk = model.base_model
-    tree = branched(ids, lengths, wanted, of_prompt) if of_prompt is not None and not soft else None
-    if tree:
-        ids, lengths, wanted = tree.ids, tree.lengths, tree.wanted
-    layout = Layout.of(lengths, ids.shape[1])
+    tree = branched(ids, lengths, wanted, of_prompt, trunk.config.hidden_size) if of_prompt is not None and not soft else None
+    layout = Layout.at(tree.real) if tree else Layout.of(lengths, ids.shape[1])
+    ids = tree.ids if tree else ids
+    chosen = tree.wanted if tree else layout.real(wanted).nonzero()[:, 0]
+    if not soft and not torch.is_grad_enabled():
+        return _without_gradients(model, ids, layout, tree).index_select(0, chosen)
     x = layout.packed(_embedded(model, soft, ids)) if soft else trunk.embed_tokens(layout.real(ids))
     places = _Places.of(trunk, x, ids.shape[1], tree)
     for block in trunk.layers:
@@ -68,8 +70,24 @@ def hidden_states(
             x = checkpoint(_block, block, x, places, layout, use_reentrant=False)
         else:
             x = _block(block, x, places, layout)
-    x = TakeRows.apply(x, layout.real(wanted).nonzero()[:, 0])
+    x = TakeRows.apply(x, chosen)
     return RMSNorm.apply(x, trunk.norm.weight, trunk.norm.variance_epsilon)
+
+
+def _without_gradients(model: Any, ids: torch.Tensor, layout: Layout, tree: Branched | None) -> torch.Tensor:
+    """Return the hidden states [N, D] of all tokens, with weights as they are laid out for answering if they are."""
+    trunk = trunk_of(model)
+    positions = tree.positions if tree else torch.arange(layout.length, device=ids.device).expand(layout.batch, -1)
+    blocked = tree.blocked.to(trunk.dtype) if tree else None
+
+    def attend(layer: int, q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
+        q, k, v = (
+            layout.padded(x.flatten(1)).view(layout.batch, layout.length, -1, trunk.width).transpose(1, 2)
+            for x in (q * trunk.width**-0.5, *kv.chunk(2, 1))
+        )
+        return layout.packed(_attended(q, k, v, blocked))
+
+    return trunk(layout.real(ids), layout.real(positions), attend)
 
 
 def before(counted: torch.Tensor) -> torch.Tensor:
@@ -159,11 +177,18 @@ def _attention(attention: Any, x: torch.Tensor, places: _Places, layout: Layout)
     q = Rotate.apply(layout.padded(attention.q_proj(x)), places.scaled_cos, places.scaled_sin, heads)
     k = Rotate.apply(layout.padded(attention.k_proj(x)), places.cos, places.sin, shared)
     v = layout.padded(attention.v_proj(x)).view(batch, length, shared, width).transpose(1, 2)
+    return attention.o_proj(layout.packed(_attended(q, k, v, places.blocked)))
+
+
+def _attended(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, blocked: torch.Tensor | None) -> torch.Tensor:
+    """Scaled q [B, H, T, head] and k, v [B, H_kv, T, head] -> [B, T, H, head]."""
+    batch, heads, length, width = q.shape
+    shared = k.shape[1]
     # Query heads that share keys stand side by side: one product for the whole group, and nothing is repeated.
     out = CausalAttention.apply(
-        q.view(batch * shared, heads // shared, length, width),
-        k.view(batch * shared, length, width),
+        q.reshape(batch * shared, heads // shared, length, width),
+        k.reshape(batch * shared, length, width),
         v.reshape(batch * shared, length, width),
-        places.blocked,
+        blocked,
     )
-    return attention.o_proj(layout.packed(out.view(batch, heads, length, width).transpose(1, 2)))
+    return out.view(batch, heads, length, width).transpose(1, 2)

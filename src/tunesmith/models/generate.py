@@ -40,6 +40,8 @@ class Sampling:
         temperature: 0 = greedy. top_p: smallest set of tokens with this much probability (Holtzman et al. 2020).
         stop: strings that end an answer and are not part of it. constraint: what the whole answer must match.
         ignore_end: go on behind a token that ends a text; the answer's text stops there.
+        whole_prompts: read each prompt by itself, as training does, and not once what several begin with: only then are
+            log-probabilities in reduced precision those that training computes.
     """
 
     max_new_tokens: int = 48
@@ -48,6 +50,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     constraint: Constraint | None = None
     ignore_end: bool = False
+    whole_prompts: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
@@ -174,7 +177,7 @@ def as_completion(lm: LM, ids: Sequence[int], logprobs: Sequence[float], how: Sa
 
 def _run(lm: LM, waiting: list[_Row], how: Sampling, progress: Progress, value_head: ValueHead | None) -> None:
     """Continue all rows, a batch at a time: where one ends, the next begins in its place."""
-    slots = open_slots(lm, [(row.adapter, row.prompt) for row in waiting], how.max_new_tokens)
+    slots = open_slots(lm, [(row.adapter, row.prompt) for row in waiting], how.max_new_tokens, how.whole_prompts)
     head, active = head_of(lm.model), []
     while waiting or active:
         room = slots.room(len(active))

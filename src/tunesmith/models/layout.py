@@ -31,8 +31,12 @@ class Layout:
     @classmethod
     def exactly(cls, lengths: torch.Tensor, length: int) -> Layout:
         """Return the layout that leaves out all padding."""
-        real = torch.arange(length, device=lengths.device) < lengths[:, None]
-        return cls(len(lengths), length, real.flatten().nonzero()[:, 0])
+        return cls.at(torch.arange(length, device=lengths.device) < lengths[:, None])
+
+    @classmethod
+    def at(cls, real: torch.Tensor) -> Layout:
+        """Return the layout of tokens that stand where real [B, T] is True."""
+        return cls(*real.shape, real.flatten().nonzero()[:, 0])
 
     def real(self, x: torch.Tensor) -> torch.Tensor:
         """[B, T] -> [N]."""

@@ -11,6 +11,7 @@ import torch
 from torch.autograd import Function
 
 _BLOCK = 64
+_LANES = 16
 
 
 class RMSNorm(Function):
@@ -19,8 +20,7 @@ class RMSNorm(Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """Normalise x [..., D] by weight [D]."""
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
-        inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
+        inverse = _inverse_rms(x, eps)
         ctx.save_for_backward(x, inverse, weight)
         return (x * inverse).mul_(weight)
 
@@ -38,6 +38,16 @@ class RMSNorm(Function):
         if ctx.needs_input_grad[1]:
             grad_weight = (x * inverse).mul_(grad).flatten(0, -2).sum(0)
         return grad_x, grad_weight, None
+
+
+def rms_normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """Return what RMSNorm does, to the bit and without its gradient, which takes as long to set up as few rows to compute."""
+    return (x * _inverse_rms(x, eps)).mul_(weight)
+
+
+def _inverse_rms(x: torch.Tensor, eps: float) -> torch.Tensor:
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
 
 
 class Rotate(Function):
@@ -90,11 +100,15 @@ class CausalAttention(Function):
         Args:
             blocked: [B, T, T], which M / B heads each use: -inf where a token must not see an earlier one, else 0.
         """
+        more = whole(q.shape[2]) - q.shape[2]
+        if more:
+            k, v = (torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (k, v))
+            blocked = None if blocked is None else torch.nn.functional.pad(blocked, (0, more))
         ctx.save_for_backward(q, k, v, blocked)
         out = torch.empty_like(q)
-        for start, end in _blocks(q.shape[2]):
-            p = _probabilities(_rows(q, start, end), k[:, :end], start, blocked)
-            out[:, :, start:end] = torch.bmm(p, v[:, :end]).view(*q.shape[:2], end - start, -1)
+        for start, end, last in _blocks(q.shape[2]):
+            p = _probabilities(_rows(q, start, end), k, start, end, last, blocked)
+            out[:, :, start:end] = torch.bmm(p, v[:, :last]).view(*q.shape[:2], end - start, -1)
         return out
 
     @staticmethod
@@ -102,20 +116,27 @@ class CausalAttention(Function):
         """dV = P^T dO; dS = P (dP - sum(dP P)) with dP = dO V^T; dQ = dS K; dK = dS^T Q."""
         (grad,) = grads
         q, k, v, blocked = ctx.saved_tensors
-        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for start, end in _blocks(q.shape[2]):
+        grad_q, grad_k, grad_v, length = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v), q.shape[2]
+        for start, end, last in _blocks(length):
             rows, grad_rows = _rows(q, start, end), _rows(grad, start, end)
-            p = _probabilities(rows, k[:, :end], start, blocked)
-            grad_p = torch.bmm(grad_rows, v[:, :end].transpose(1, 2))
+            p = _probabilities(rows, k, start, end, last, blocked)
+            grad_p = torch.bmm(grad_rows, _first(v, last).transpose(1, 2))
             grad_s = torch._softmax_backward_data(grad_p, p, -1, p.dtype)
-            grad_q[:, :, start:end] = torch.bmm(grad_s, k[:, :end]).view(*q.shape[:2], end - start, -1)
-            grad_k[:, :end].baddbmm_(grad_s.transpose(1, 2), rows)
-            grad_v[:, :end].baddbmm_(p.transpose(1, 2), grad_rows)
-        return grad_q, grad_k, grad_v, None
+            grad_q[:, :, start:end] = torch.bmm(grad_s, k[:, :last]).view(*q.shape[:2], end - start, -1)
+            grad_k[:, :last].baddbmm_(grad_s.transpose(1, 2), rows)
+            grad_v[:, :last].baddbmm_(p.transpose(1, 2), grad_rows)
+        return grad_q, grad_k[:, :length], grad_v[:, :length], None
 
 
-def _blocks(length: int) -> list[tuple[int, int]]:
-    return [(start, min(start + _BLOCK, length)) for start in range(0, length, _BLOCK)]
+def whole(keys: int) -> int:
+    """Return to how many keys so many are padded: only then a softmax gives the same bits however many are padded."""
+    return -(-keys // _LANES) * _LANES
+
+
+def _blocks(length: int) -> list[tuple[int, int, int]]:
+    """First and last query of each block, and how many keys it looks at."""
+    ends = [min(start + _BLOCK, length) for start in range(0, length, _BLOCK)]
+    return [(start, end, whole(end)) for start, end in zip(range(0, length, _BLOCK), ends, strict=True)]
 
 
 def _rows(x: torch.Tensor, start: int, end: int) -> torch.Tensor:
@@ -123,21 +144,27 @@ def _rows(x: torch.Tensor, start: int, end: int) -> torch.Tensor:
     return x[:, :, start:end].reshape(x.shape[0], -1, x.shape[-1])
 
 
-def _probabilities(rows: torch.Tensor, keys: torch.Tensor, start: int, blocked: torch.Tensor | None) -> torch.Tensor:
-    """[M, G * block, D], [M, end, D] -> [M, G * block, end], causal."""
-    end = keys.shape[1]
-    scores = torch.bmm(rows, keys.transpose(1, 2))
-    scores.view(rows.shape[0], -1, end - start, end)[..., start:] += _future(end - start, rows.dtype, rows.device)
+def _first(x: torch.Tensor, last: int) -> torch.Tensor:
+    """[M, T, D] -> [M, last, D] in memory of its own: of a part, a product would make a slower copy for its transpose."""
+    return x[:, :last].contiguous()
+
+
+def _probabilities(
+    rows: torch.Tensor, keys: torch.Tensor, start: int, end: int, last: int, blocked: torch.Tensor | None
+) -> torch.Tensor:
+    """[M, G * (end - start), D], [M, T, D] -> [M, G * (end - start), last], causal."""
+    scores = torch.bmm(rows, _first(keys, last).transpose(1, 2))
+    scores.view(len(rows), -1, end - start, last)[..., start:] += _future(end - start, last - start, rows.dtype, rows.device)
     if blocked is not None:
-        per_row = scores.view(len(blocked), -1, end - start, end)
-        per_row += blocked[:, None, start:end, :end]
+        per_row = scores.view(len(blocked), -1, end - start, last)
+        per_row += blocked[:, None, start:end, :last]
     return torch.softmax(scores, -1)
 
 
 @cache
-def _future(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def _future(queries: int, keys: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     with torch.inference_mode(False):
-        return torch.full((size, size), -torch.inf, dtype=dtype, device=device).triu_(1)
+        return torch.full((queries, keys), -torch.inf, dtype=dtype, device=device).triu_(1)
 
 
 class SwiGLU(Function):
@@ -198,7 +225,7 @@ class LogProbs(Function):
         """Pick log-probabilities [N], float32 or better, from logits [N, V] at ids [N]."""
         # A copy even where the logits are wide enough already, for it is worked on in place.
         weights = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
-        weights.sub_(weights.max(-1, keepdim=True).values)
+        weights.sub_(weights.amax(-1, keepdim=True))
         picked = weights.gather(-1, ids[:, None])[:, 0].clone()
         total = weights.exp_().sum(-1)
         ctx.save_for_backward(weights, total, ids)

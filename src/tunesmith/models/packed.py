@@ -19,14 +19,12 @@ def can_pack(weight: torch.Tensor) -> bool:
 
 
 class Packed:
-    """x W^T + b, with W laid out for the processor; optionally with the residual added in the same pass."""
+    """x W^T + b, with W laid out for the processor: the same bits as the plain product, whatever else is in the batch."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
         self.bias = None if bias is None else bias.detach()
 
-    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        """Multiply x [N, K] -> [N, M], and add residual [N, M]."""
-        if residual is None:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply x [N, K] -> [N, M]."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")

@@ -27,12 +27,12 @@ def choose(
     if temperature == 0:
         chosen = allowed.max(-1).indices
         return chosen.tolist(), (logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
-    largest = logits.max(-1, keepdim=True).values
+    largest = logits.amax(-1, keepdim=True)
     weights = _tempered(logits - largest, temperature).exp_()
     total = _sum(weights)
     if allowed is not logits:
         # Among few allowed tokens the likeliest may be far below the likeliest of all.
-        weights = _tempered(allowed - allowed.max(-1, keepdim=True).values, temperature).exp_()
+        weights = _tempered(allowed - allowed.amax(-1, keepdim=True), temperature).exp_()
     if not bool(torch.isfinite(total).all()):  # any token will do: its log-probability says what is wrong
         weights = weights.masked_fill(~torch.isfinite(total)[:, None], 1.0)
     points = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators]).to(logits.device)

@@ -14,34 +14,36 @@ from tunesmith.core.levers import on
 from tunesmith.core.memory import cache_gb
 from tunesmith.models.branches import Group, Kept, Past, Row, additive, library_cache, read, soft_past
 from tunesmith.models.load import LM
+from tunesmith.models.operations import whole
 from tunesmith.models.prefix_tree import prefix_tree
 from tunesmith.models.residents import of_rows
 from tunesmith.models.trunk import is_llama_like, trunk_of
 
 _PLACES = 32
 _TOKENS_PER_BATCH = 4096
-# Attention looks at a multiple of so many keys: products of the same shape come again and again.
-_STEP = 16
+# Room grows by one part in so many, so that what is there is not moved all the time.
+_GROWTH = 8
 
 
 # An adapter (None = the active one) and a prompt it reads.
 Read = tuple[str | None, tuple[int, ...]]
 
 
-def open_slots(lm: LM, asked: Sequence[Read], new_tokens: int) -> OwnSlots | LibrarySlots:
-    """Return places for continuing prompts by at most `new_tokens`; what they all share is read here.
+def open_slots(lm: LM, asked: Sequence[Read], new_tokens: int, whole_prompts: bool = False) -> OwnSlots | LibrarySlots:
+    """Return places for continuing prompts by at most `new_tokens`; what they all share is read here, unless they stay whole.
 
     There are as many as the cache allows (`core.memory.limit_cache`), and one at the least.
     """
     distinct, adapters = list(dict.fromkeys(prompt for _, prompt in asked)), {adapter for adapter, _ in asked}
     past = soft_past(lm.model)
-    shared = _shared(distinct) if on("prefixes") and len(asked) > 1 and len(adapters) == 1 else 0
+    together = on("prefixes") and not whole_prompts and len(asked) > 1 and len(adapters) == 1
+    shared = _shared(distinct) if together else 0
     if shared:
         past = _read_once(lm.model, Row(distinct[0][:shared], adapter=asked[0][0]), past)
     own = max(map(len, distinct)) + new_tokens - shared
     size = max(1, min(_PLACES, len(asked), int(cache_gb() * 1e9 / (own * lm.cache_bytes_per_token))))
     if is_llama_like(lm.model, lm.device, own + (past.length if past else 0)):
-        return OwnSlots(lm.model, size, own, past, shared)
+        return OwnSlots(lm.model, size, past, shared)
     return LibrarySlots(lm.model, size, past, shared)
 
 
@@ -59,18 +61,22 @@ def _read_once(model: Any, row: Row, past: Past | None) -> Past:
 
 
 class OwnSlots:
-    """Places whose keys and values lie in memory that is taken once: per layer [places, tokens, 2 H_kv, head].
+    """Places whose keys and values lie in memory of ours: per layer [2, places, H_kv, S, head], with room for S tokens.
+
+    S grows with the longest answer: a product with keys that fill their memory takes a fraction of the time that one with a part
+    of a larger memory does. Attention is the same products as those of `branches.read`, which give the same bits whatever else
+    is in the batch, so a text that is read again has the log-probabilities it was sampled with.
 
     Args:
-        size: number of places. tokens: most tokens of one, those of the past not counted. past: what all share.
+        size: number of places. past: what all share.
         shared: how many of a prompt's tokens the past holds; before them it may hold a soft prefix.
     """
 
-    def __init__(self, model: Any, size: int, tokens: int, past: Past | None, shared: int) -> None:
+    def __init__(self, model: Any, size: int, past: Past | None, shared: int) -> None:
         self.size, self.past, self.shared = size, past, shared
         self._model, self._trunk = model, trunk_of(model, pack=True)
         self._updates = self._trunk.updates()
-        shape = (size, -(-tokens // _STEP) * _STEP, 2 * self._trunk.shared, self._trunk.width)
+        shape = (2, size, self._trunk.shared, 0, self._trunk.width)
         self._layers = [torch.zeros(shape, dtype=self._trunk.dtype) for _ in range(self._trunk.layers)]
         self._lengths: list[int] = []
         self._adapters: list[str | None] = []
@@ -84,6 +90,7 @@ class OwnSlots:
         start = self.shared
         distinct = list(dict.fromkeys(asked))
         ends: dict[Read, torch.Tensor] = {}
+        self._reach(max(len(prompt) for _, prompt in asked) - start + 1)
         for some in _portions([len(prompt) - start for _, prompt in distinct]):
             group = Group([Row(distinct[i][1][start:], adapter=distinct[i][0]) for i in some], self.past)
             hidden, (kept,) = read(self._model, [group], keep=True)
@@ -99,29 +106,39 @@ class OwnSlots:
         return torch.stack([ends[one] for one in asked])
 
     def _fill(self, place: int, kept: Kept, row: int, length: int) -> None:
-        for layer, (keys, values) in zip(self._layers, kept, strict=True):
-            layer[place, :length] = torch.cat([keys[:, row, :length], values[:, row, :length]]).transpose(0, 1)
+        for layer, pair in zip(self._layers, kept, strict=True):
+            for own, read_ones in zip(layer, pair, strict=True):
+                own[place, :, :length] = read_ones[:, row, :length]
+
+    def _reach(self, tokens: int) -> None:
+        """Have room for so many tokens in every place."""
+        old = self._layers[0].shape[3]
+        if tokens > old:
+            room = whole(max(tokens, old + old // _GROWTH))
+            for number, layer in enumerate(self._layers):
+                self._layers[number] = torch.nn.functional.pad(layer, (0, 0, 0, room - old))
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """Read one more token in every place; returns the hidden states [places, D] after them."""
-        count, start = len(tokens), self.past.length if self.past else 0
+        self._reach(max(self._lengths) + 1)
+        trunk, count, start = self._trunk, len(tokens), self.past.length if self.past else 0
         places, lengths = torch.arange(count), torch.tensor(self._lengths)
-        most = -(-(max(self._lengths) + 1) // _STEP) * _STEP
-        seen = torch.arange(most) <= lengths[:, None]
-        mask = torch.zeros(seen.shape, dtype=self._trunk.dtype).masked_fill_(~seen, -torch.inf)[:, None, None]
+        seen = (torch.arange(self._layers[0].shape[3]) <= lengths[:, None]).repeat_interleave(trunk.shared, 0)
+        mask = torch.zeros(seen.shape, dtype=trunk.dtype).masked_fill_(~seen, -torch.inf)[:, None]
 
         def attend(layer: int, q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
-            self._layers[layer][places, lengths] = kv
-            keys, values = self._layers[layer][:count, :most].transpose(1, 2).chunk(2, 1)
+            kept = self._layers[layer]
+            kept[:, places, :, lengths] = kv.view(count, 2, trunk.shared, trunk.width)
+            keys, values = kept[:, :count].flatten(1, 2)
             # Query heads that share a key head are asked together, as if they were several queries.
-            q = q.reshape(count, keys.shape[1], -1, q.shape[-1])
+            q = q.reshape(len(keys), -1, trunk.width)
+            scores = torch.baddbmm(mask, q, keys.transpose(1, 2), alpha=trunk.width**-0.5)
             if self.past is not None:
-                return _with_past(q, keys, values, mask, self.past.layers[layer])
-            found = torch.nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-            return found.reshape(count, -1)
+                return _with_past(q, scores, values, self.past.layers[layer]).reshape(count, -1)
+            return torch.bmm(scores.softmax(-1), values).view(count, -1)
 
         with of_rows(self._model, [(adapter, 1) for adapter in self._adapters]):
-            hidden = self._trunk(torch.tensor(tokens), lengths + start, attend, self._updates)
+            hidden = trunk(torch.tensor(tokens), lengths + start, attend, self._updates)
         self._lengths = [length + 1 for length in self._lengths]
         return hidden
 
@@ -131,23 +148,32 @@ class OwnSlots:
             if place != old:
                 length = self._lengths[old]
                 for layer in self._layers:
-                    layer[place, :length] = layer[old, :length]
+                    layer[:, place, :, :length] = layer[:, old, :, :length]
         self._lengths = [self._lengths[old] for old in order]
         self._adapters = [self._adapters[old] for old in order]
 
 
 def _with_past(
-    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, past: tuple[torch.Tensor, torch.Tensor]
+    q: torch.Tensor, scores: torch.Tensor, values: torch.Tensor, past: tuple[torch.Tensor, torch.Tensor]
 ) -> torch.Tensor:
-    """Attend with q [B, H_kv, G, head] to a past [H_kv, P, head] that all share and to keys [B, H_kv, S, head] of their own."""
-    (old_keys, old_values), (rows, shared, per_key, width) = past, q.shape
-    together = q.transpose(0, 1).reshape(shared, rows * per_key, width)
-    far = torch.bmm(together, old_keys.transpose(1, 2)).view(shared, rows, per_key, -1).transpose(0, 1)
-    near = torch.matmul(q, keys.transpose(2, 3))
-    p = torch.cat([far * width**-0.5, near * width**-0.5 + mask], -1).softmax(-1)
-    old = p[..., : far.shape[-1]].transpose(0, 1).reshape(shared, rows * per_key, -1)
-    found = torch.bmm(old, old_values).view(shared, rows, per_key, width).transpose(0, 1)
-    return (torch.matmul(p[..., far.shape[-1] :], values) + found).reshape(rows, -1)
+    """Attend with q [B H_kv, G, head] to a past [H_kv, P, head] that all share, and to values [B H_kv, S, head] of their own.
+
+    Args:
+        scores: [B H_kv, G, S] of the keys that go with the values.
+    """
+    (old_keys, old_values), (shared, _, width), per_key = past, past[0].shape, q.shape[1]
+
+    def together(x: torch.Tensor) -> torch.Tensor:
+        return x.view(-1, shared, per_key, x.shape[-1]).transpose(0, 1).reshape(shared, -1, x.shape[-1])
+
+    def apart(x: torch.Tensor) -> torch.Tensor:
+        return x.view(shared, -1, per_key, x.shape[-1]).transpose(0, 1).reshape(len(q), per_key, -1)
+
+    far = apart(torch.bmm(together(q), old_keys.transpose(1, 2)).mul_(width**-0.5))
+    own = scores.shape[-1]
+    p = torch.cat([scores, far], -1).softmax(-1)
+    from_past = apart(torch.bmm(together(p[..., own:].contiguous()), old_values))
+    return torch.baddbmm(from_past, p[..., :own], values)
 
 
 class LibrarySlots:

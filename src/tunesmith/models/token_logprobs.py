@@ -41,11 +41,14 @@ class _Gathered(Function):
         for start in range(0, len(hidden), rows):
             here = slice(start, start + rows)
             logits, ids = torch.nn.functional.linear(hidden[here], weight).float(), targets[here, None]
-            total = logits.logsumexp(-1, keepdim=True)
-            found[here] = (logits.gather(1, ids) - total)[:, 0]
+            # In place, for every new piece of memory as wide as the vocabulary takes longer to get than to fill.
+            logits.sub_(logits.amax(-1, keepdim=True))
+            picked = logits.gather(1, ids)
+            total = logits.exp_().sum(-1, keepdim=True)
+            found[here] = (picked - total.log())[:, 0]
             if direction is not None:
                 # 1 - p at the target before it is rounded: where p is near 1 the difference is all there is.
-                p = logits.sub_(total).exp_()
+                p = logits.div_(total)
                 p.scatter_add_(1, ids, p.new_full((), -1.0).expand_as(ids))
                 torch.mm(p.neg_().to(weight.dtype), weight, out=direction[here])
         ctx.save_for_backward(direction)

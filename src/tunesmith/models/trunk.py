@@ -1,8 +1,8 @@
 """The forward pass of answering: a decoder of the Llama family over packed tokens, on a CPU. Attention is the caller's.
 
 Tokens of all rows stand one after the other, so nothing is computed for padding. Weights that are not being trained are
-laid out once for the processor's matrix units, and what follows a product (an activation, a gate, the residual) is done in
-the same pass.
+laid out once for the processor's matrix units. Every sum is rounded where the forward pass of training (`models.decoder`) rounds
+it: in bfloat16 too, a sampled token has the log-probability that training computes for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from tunesmith.core.levers import on
-from tunesmith.models.operations import RMSNorm
+from tunesmith.models.operations import rms_normed
 from tunesmith.models.packed import Packed, can_pack
 from tunesmith.models.residents import residents_of
 from tunesmith.models.updated import UpdatedLinear
@@ -25,7 +25,6 @@ from tunesmith.models.updated import UpdatedLinear
 FAMILY = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
-_FEW = 64
 # A block's attribute: a module that maps its output [N, D] before the next block reads it (Pfeiffer adapters).
 BEHIND = "behind"
 
@@ -56,8 +55,8 @@ class _Block:
     """What a decoder block computes, in the order it is needed; D is the model's width, F that of its gated layer.
 
     Attributes:
-        qkv: [N, D] -> queries, keys and values side by side. output: ([N, H * head], residual [N, D]) -> [N, D].
-        both: [N, D] -> gate and what it is put on, [N, F] each. down: ([N, F], residual [N, D]) -> [N, D].
+        qkv: [N, D] -> queries, keys and values side by side. output: [N, H * head] -> [N, D].
+        both: [N, D] -> gate and what it is put on, [N, F] each. down: [N, F] -> [N, D].
         behind: what a peft method put behind the block, [N, D] -> [N, D]; None = nothing.
     """
 
@@ -74,15 +73,16 @@ class _Block:
 
 
 class _Update:
-    """The updates of several products of the same input as two thin products: all A below each other, B block by block."""
+    """s B A of several products of the same input as two thin products: all A below each other, all B block by block."""
 
-    def __init__(self, factors: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    def __init__(self, factors: Sequence[tuple[torch.Tensor, torch.Tensor]], scaling: float) -> None:
         self._a = Packed(torch.cat([a for a, _ in factors]), None)
         self._b = Packed(torch.block_diag(*(b for _, b in factors)), None)
+        self._scaling = scaling
 
-    def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """Return out [N, D] and the updates for x [N, K]."""
-        return self._b(self._a(x), out)
+    def add_(self, out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Add the updates for x [N, K] to out [N, D] in place, rounded where the modules themselves round, and return it."""
+        return out.add_(self._b(self._a(x)), alpha=self._scaling)
 
 
 @dataclass(frozen=True)
@@ -108,15 +108,14 @@ class _Products:
         self._widths = [len(module.weight) for module in own] if self._product else []
         self._updated = any(isinstance(module, UpdatedLinear) for module in modules)
 
-    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None, update: _Update | None = None) -> torch.Tensor:
-        """Map x [N, K] to [N, D], D of all modules together, and add residual [N, D]."""
+    def __call__(self, x: torch.Tensor, update: _Update | None = None) -> torch.Tensor:
+        """Map x [N, K] to [N, D], D of all modules together."""
         if self._product is None:
-            made = self.each(x)
-            out = made[0] if len(made) == 1 else torch.cat(made, -1)
-            return out if residual is None else residual + out
-        out = self._product(x, residual)
+            made = [module(x) for module in self._modules]
+            return made[0] if len(made) == 1 else torch.cat(made, -1)
+        out = self._product(x)
         if update:
-            return update(x, out)
+            return update.add_(out, x)
         if self._updated:
             for module, piece in zip(self._modules, out.split(self._widths, -1), strict=True):
                 if isinstance(module, UpdatedLinear):
@@ -127,19 +126,22 @@ class _Products:
         """Map x [N, K] to what each module makes of it."""
         if self._product is None:
             return [module(x) for module in self._modules]
-        return list(self(x, update=update).split(self._widths, -1))
+        return list(self(x, update).split(self._widths, -1))
 
     def update(self) -> _Update | None:
-        """Lay out the updates that the modules make now."""
+        """Lay out the updates that the modules make now; None where there are none, or none of one scaling."""
         if self._product is None or not self._updated:
             return None
-        found = []
+        found, scalings = [], set()
         for module, width in zip(self._modules, self._widths, strict=True):
-            factors = module.factors_now() if isinstance(module, UpdatedLinear) else _nothing(module.weight, width)
-            if factors is None:
+            if not isinstance(module, UpdatedLinear):
+                found.append(_nothing(module.weight, width))
+            elif now := module.factors_now():
+                found.append(now[:2])
+                scalings.add(now[2])
+            else:
                 return None
-            found.append(factors)
-        return _Update(found)
+        return _Update(found, scalings.pop()) if len(scalings) == 1 else None
 
 
 def _nothing(weight: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -182,18 +184,23 @@ class Trunk:
             attend: (layer, q [N, H, head], keys and values [N, 2 H_kv, head]), with rotated q and keys, to what was
                 attended to [N, H * head]; q is not scaled yet.
         """
+        tokens = len(ids)
+        if tokens == 1 and self.dtype == torch.bfloat16:
+            # The product of a single row is another kernel, which adds up in another order.
+            ids, positions = ids.expand(2), positions.expand(2)
         x = self._embed(ids)
         cos, sin = (turn[0, :, None, : self.width // 2].contiguous() for turn in self._rotary(x[None], positions[None]))
         rotated = self.heads + self.shared
         for number, block in enumerate(self._blocks):
             own = updates[number] if updates else _NONE
-            mixed = block.qkv(_normed(block.attention_norm, x), update=own.qkv).view(len(x), rotated + self.shared, self.width)
+            mixed = block.qkv(_normed(block.attention_norm, x), own.qkv).view(len(x), rotated + self.shared, self.width)
             _rotate(mixed[:, :rotated], cos, sin)
-            x = block.output(attend(number, mixed[:, : self.heads], mixed[:, self.heads :]), x, own.output)
+            attended = attend(number, mixed[:tokens, : self.heads], mixed[:tokens, self.heads :])
+            x = x + block.output(attended.expand(len(x), -1), own.output)
             gate, up = block.both.each(_normed(block.mlp_norm, x), own.both)
-            x = block.down(torch.nn.functional.silu(gate).mul_(up), x, own.down)
+            x = x + block.down(torch.nn.functional.silu(gate).mul_(up), own.down)
             x = block.behind(x) if block.behind else x
-        return _normed(self._norm, x)
+        return _normed(self._norm, x[:tokens])
 
 
 _known: weakref.WeakKeyDictionary[Any, tuple[Any, Trunk]] = weakref.WeakKeyDictionary()
@@ -221,10 +228,7 @@ def head_of(model: Any) -> Any:
 
 
 def _normed(norm: Any, x: torch.Tensor) -> torch.Tensor:
-    # torch's own has less to set up, ours is faster on many rows.
-    if len(x) <= _FEW:
-        return torch.nn.functional.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
-    return RMSNorm.apply(x, norm.weight, norm.variance_epsilon)
+    return rms_normed(x, norm.weight, norm.variance_epsilon)
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:

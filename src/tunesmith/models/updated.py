@@ -22,6 +22,6 @@ class UpdatedLinear(nn.Module, ABC):
     def add_updates_(self, out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Add the update for x [rows, ..., K] to out [rows, ..., D] in place, without gradients, and return it."""
 
-    def factors_now(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Return A [R, K] and B [D, R] where the update is B A x for every row and nothing else; None = it is not."""
+    def factors_now(self) -> tuple[torch.Tensor, torch.Tensor, float] | None:
+        """Return A [R, K], B [D, R] and s where the update is s B A x for every row and nothing else; None = it is not."""
         return None

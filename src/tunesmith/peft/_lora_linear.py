@@ -95,9 +95,9 @@ class LoraLinear(UpdatedLinear):
             out.add_(nn.functional.linear(nn.functional.linear(x, self.lora_A), self.lora_B), alpha=self.scaling)
         return out
 
-    def factors_now(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Return A and s B, unless the update is switched off."""
-        return (self.lora_A.detach(), self.lora_B.detach() * self.scaling) if self.enabled and self.apart else None
+    def factors_now(self) -> tuple[torch.Tensor, torch.Tensor, float] | None:
+        """Return A, B and s, unless the update is switched off."""
+        return (self.lora_A.detach(), self.lora_B.detach(), self.scaling) if self.enabled and self.apart else None
 
     def _ratio(self) -> torch.Tensor:
         """m / ||W + s B A|| [D], float32."""

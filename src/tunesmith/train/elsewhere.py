@@ -17,6 +17,7 @@ import torch
 from tunesmith.core.errors import WorkFailed
 from tunesmith.core.records import Completion, Encoded
 from tunesmith.data.collate import micro_batches
+from tunesmith.models.beginnings import same_prompts
 from tunesmith.models.decoder import before, hidden_states
 from tunesmith.models.generate import NotFinite, Sampling, ValueHead, complete
 from tunesmith.models.load import LM
@@ -79,7 +80,7 @@ def scored_again(
     with torch.no_grad():
         for batch in micro_batches(rows, _TOKENS):
             ids, lengths, mask = batch.tensors(lm.device)
-            hidden = hidden_states(lm.model, ids, lengths, before(mask))
+            hidden = hidden_states(lm.model, ids, lengths, before(mask), of_prompt=same_prompts(ids, mask))
             logprobs = token_logprobs(lm.model, hidden, ids[mask])
             counts = mask.sum(1).tolist()
             values = value_head(hidden).split(counts) if value_head else [hidden.new_empty(0)] * len(counts)

@@ -26,9 +26,8 @@ from tunesmith.core.seeds import derive
 from tunesmith.data.collate import VaryingRows
 from tunesmith.models.generate import NotFinite, Sampling, ValueHead
 from tunesmith.models.load import LM
-from tunesmith.models.score import Request, score_requests
 from tunesmith.rl.kl import Controller
-from tunesmith.train.elsewhere import Elsewhere, require_policy, rounding, sampled
+from tunesmith.train.elsewhere import Elsewhere, require_policy, rounding, sampled, scored_again
 from tunesmith.train.scoring import Answer, Scorer, scores_of
 
 # Of a token: log-probability when sampled, advantage, return, value when sampled, log-probability by the reference, and tokens
@@ -303,11 +302,11 @@ class Rollouts(VaryingRows):
     def _by_reference(self, prompts: Sequence[Prompt], found: Sequence[Completion]) -> list[tuple[float, ...]]:
         """Return the log-probabilities of the sampled tokens by the reference, nats."""
         with self.sampler.reference():
-            scored = score_requests(self.sampler.lm, [Request(p.ids, (c.ids,)) for p, c in zip(prompts, found, strict=True)])
-        for prompt, one in zip(prompts, scored, strict=True):
-            if not all(map(math.isfinite, one.token_logprobs[0])):
-                raise WorkFailed(f"the reference gives no finite log-probability to an answer to {prompt.where}")
-        return [one.token_logprobs[0] for one in scored]
+            try:
+                return [c.logprobs for c in scored_again(self.sampler.lm, [p.ids for p in prompts], found)]
+            except NotFinite as error:
+                where = prompts[error.number].where
+                raise WorkFailed(f"the reference gives no finite log-probability to an answer to {where}") from error
 
 
 class _Clock:

@@ -17,6 +17,7 @@ from tunesmith.core.files import canonical, text_hash
 from tunesmith.core.registry import ALIGNERS, PEFT
 from tunesmith.data import formats
 from tunesmith.data.collate import Batch
+from tunesmith.models.beginnings import same_prompts
 from tunesmith.models.decoder import before, hidden_states
 from tunesmith.models.generate import Sampling
 from tunesmith.models.lm_loss import loss_of_hidden
@@ -93,7 +94,7 @@ def ready(config: Config, folder: Path) -> Ready:
     scorer = open_scorer(config.scorer, trunk_of((entry, peft), lm))
     prompts, warnings = read_prompts(config, lm)
     texts = read_texts(config, lm, warnings) if config.ptx else None
-    sampling = Sampling(config.max_new_tokens, ignore_end=config.fixed_length)
+    sampling = Sampling(config.max_new_tokens, ignore_end=config.fixed_length, whole_prompts=True)
     attacked = require_sound(scorer, lm, prompts, sampling, config.seed, config.allow_attackable, config.scorer_timeout)
     judges = Judges(
         scorer, open_scorer(config.held_out, trunk_of((entry, peft), lm)) if config.held_out else None, config.scorer_timeout,
@@ -170,7 +171,8 @@ def _loss(lm: LM, aligner: ModuleType, parameters: Any, config: Config) -> LossO
         assert batch.beside is not None
         ids, lengths, mask = batch.tensors(lm.device)
         beside = batch.beside.to(lm.device)
-        hidden = hidden_states(lm.model, ids, lengths, before(mask), config.activation_checkpointing)
+        prompts = same_prompts(ids, mask)
+        hidden = hidden_states(lm.model, ids, lengths, before(mask), config.activation_checkpointing, prompts)
         # Ids and numbers side by side, for the loss is summed piece by piece; up to 2^53 a double holds an id exactly.
         wanted = torch.cat([ids[:, 1:][mask[:, 1:]][:, None].double(), beside.double()], 1)
 
