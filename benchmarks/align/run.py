@@ -46,20 +46,8 @@ def ours(folder: Path, method: str, steps: int) -> dict[str, Any]:
     run = folder / "run"
     words = [sys.executable, "-m", "tunesmith", "align", str(folder / "prompts.jsonl"), "--method", method, "--overwrite"]
     words += ["--scorer", f"{folder / 'scorer.py'}:score", "--run_dir", str(run), "--steps", str(steps), "--rollouts", "32"]
-    words += [
-        "--max_new_tokens",
-        "32",
-        "--threads",
-        "2",
-        "--optimisation_epochs",
-        "1",
-        "--batch_size",
-        "32",
-        "--allow_attackable",
-        "true",
-        "--json",
-        *([] if method == "ppo" else ["--samples", "4"]),
-    ]
+    words += ["--max_new_tokens", "32", "--threads", "2", "--optimisation_epochs", "1", "--batch_size", "32", "--samples", "4"]
+    words += ["--allow_attackable", "true", "--json"]
     report = run_json(words)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     split = {key: sum(row.get(key, 0.0) for row in rows) / steps for key in rows[0] if key.startswith("seconds_")}
