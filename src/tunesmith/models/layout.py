@@ -36,7 +36,8 @@ class Layout:
     @classmethod
     def at(cls, real: torch.Tensor) -> Layout:
         """Return the layout of tokens that stand where real [B, T] is True."""
-        return cls(*real.shape, real.flatten().nonzero()[:, 0])
+        batch, length = real.shape
+        return cls(batch, length, real.flatten().nonzero()[:, 0])
 
     def real(self, x: torch.Tensor) -> torch.Tensor:
         """[B, T] -> [N]."""
