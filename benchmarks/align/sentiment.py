@@ -39,12 +39,12 @@ HERE = Path(__file__).parent
 OPENING, NEW, CANDIDATES = 8, 24, 16
 # Openings that get 16 answers each.
 MOST = 250
-# Each round is learned from once; beta is what keeps the divergence at some 5 nats.
-ONLINE = ["--steps", "100", "--optimisation_epochs", "1", "--beta", "0.1", "--max_kl", "10"]
+# Each round is learned from once; beta is what keeps the divergence at 5 to 8 nats.
+ONLINE = ["--steps", "100", "--optimisation_epochs", "1", "--max_kl", "10"]
 PARTS = {
-    "ppo": ["--method", "ppo", *ONLINE],
-    "ppo, seed 1": ["--method", "ppo", "--seed", "1", *ONLINE],
-    "grpo": ["--method", "grpo", "--samples", "8", *ONLINE],
+    "ppo": ["--method", "ppo", "--beta", "0.07", *ONLINE],
+    "ppo, seed 1": ["--method", "ppo", "--beta", "0.07", "--seed", "1", *ONLINE],
+    "grpo": ["--method", "grpo", "--samples", "8", "--beta", "0.1", *ONLINE],
     "best_of_n": ["--method", "best_of_n", "--samples", "4", "--train_rows", "300"],
 }
 DPO = ["--method", "dpo", "--epochs", "3", "--learning_rate", "5e-4", "--batch_size", "4"]
