@@ -90,7 +90,7 @@ def branched(
     texts = [tuple(row[:length]) for row, length in zip(ids.tolist(), lengths.tolist(), strict=True)]
     marks = [row[:length] for row, length in zip(wanted.tolist(), lengths.tolist(), strict=True)]
     rows: list[_Row] = []
-    # For each row, which of its tokens stand at which wanted token of the texts by themselves.
+    # The number of each wanted token among those of the texts by themselves, and of the same token among those of the rows.
     seen: list[tuple[int, int]] = []
     before = [0, *torch.tensor([sum(mark) for mark in marks]).cumsum(0).tolist()]
     tokens = 0

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tunesmith.models.operations import whole
+from tunesmith.models.operations import leading, whole
 from tunesmith.models.residents import of_rows
 from tunesmith.models.soft_prefix import prefix_key_values
 from tunesmith.models.trunk import Trunk, is_llama_like, trunk_of
@@ -196,8 +196,7 @@ class _Place:
         keys, values = keys.flatten(0, 1), values.flatten(0, 1)
         for start, end, mask in self.masks:
             asked = split[:, :, :, start:end].reshape(shared * rows, -1, width)
-            # In memory of its own: of a part, the product would make a slower copy for its transpose.
-            scores = torch.baddbmm(mask, asked, keys[:, :end].contiguous().transpose(1, 2), alpha=scale)
+            scores = torch.baddbmm(mask, asked, leading(keys, end).transpose(1, 2), alpha=scale)
             if self.group.past is None:
                 found = torch.bmm(scores.softmax(-1), values[:, :end])
             else:

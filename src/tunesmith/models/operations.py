@@ -120,7 +120,7 @@ class CausalAttention(Function):
         for start, end, last in _blocks(length):
             rows, grad_rows = _rows(q, start, end), _rows(grad, start, end)
             p = _probabilities(rows, k, start, end, last, blocked)
-            grad_p = torch.bmm(grad_rows, _first(v, last).transpose(1, 2))
+            grad_p = torch.bmm(grad_rows, leading(v, last).transpose(1, 2))
             grad_s = torch._softmax_backward_data(grad_p, p, -1, p.dtype)
             grad_q[:, :, start:end] = torch.bmm(grad_s, k[:, :last]).view(*q.shape[:2], end - start, -1)
             grad_k[:, :last].baddbmm_(grad_s.transpose(1, 2), rows)
@@ -144,7 +144,7 @@ def _rows(x: torch.Tensor, start: int, end: int) -> torch.Tensor:
     return x[:, :, start:end].reshape(x.shape[0], -1, x.shape[-1])
 
 
-def _first(x: torch.Tensor, last: int) -> torch.Tensor:
+def leading(x: torch.Tensor, last: int) -> torch.Tensor:
     """[M, T, D] -> [M, last, D] in memory of its own: of a part, a product would make a slower copy for its transpose."""
     return x[:, :last].contiguous()
 
@@ -153,7 +153,7 @@ def _probabilities(
     rows: torch.Tensor, keys: torch.Tensor, start: int, end: int, last: int, blocked: torch.Tensor | None
 ) -> torch.Tensor:
     """[M, G * (end - start), D], [M, T, D] -> [M, G * (end - start), last], causal."""
-    scores = torch.bmm(rows, _first(keys, last).transpose(1, 2))
+    scores = torch.bmm(rows, leading(keys, last).transpose(1, 2))
     scores.view(len(rows), -1, end - start, last)[..., start:] += _future(end - start, last - start, rows.dtype, rows.device)
     if blocked is not None:
         per_row = scores.view(len(blocked), -1, end - start, last)

@@ -25,7 +25,7 @@ from tunesmith.models.token_logprobs import token_logprobs
 
 _TOKENS = 4096
 # Mean nats a token that nothing but another policy explains, in any precision. Logits of 16 to 32 are 0.125 apart in bfloat16,
-# which alone makes 0.04 nats a token of two passes; beyond 64 it is 0.17.
+# which alone makes 0.04 nats a token of two passes that add up in another order; beyond 64 it is 0.17.
 _ANOTHER = 0.3
 
 
