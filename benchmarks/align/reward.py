@@ -17,7 +17,7 @@ _DRAWN: dict[str, Any] = {"data": "movies", "batch_size": 8, "validation_rows": 
 RUNS: dict[str, dict[str, Any]] = {
     "minilm": {**_DRAWN, "model": "minilm", "policy": "smollm2", "completions": 4, "comparisons": 3800},
     "minilm, pairs": {**_DRAWN, "model": "minilm", "policy": "smollm2", "completions": 2, "comparisons": 7600, "batch_size": 16},
-    "smollm2 LoRA": {**_DRAWN, "completions": 4, "comparisons": 1600, "learning_rate": 3e-4},
+    "smollm2 LoRA": {**_DRAWN, "completions": 4, "comparisons": 3800, "learning_rate": 3e-4},
     "HHH, minilm": {
         "data": "bigbench:hhh_alignment", "model": "minilm", "allow_canary": True, "test_share": 0.5, "validation_rows": 0,
         "epochs": 4, "batch_size": 8, "max_length": 512, "over_long": "drop",

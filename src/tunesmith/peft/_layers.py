@@ -117,6 +117,19 @@ def switched_off(layers: Iterable[Any]) -> Iterator[None]:
             layer.enabled = True
 
 
+@contextmanager
+def in_place(model: nn.Module, others: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Put modules where those of their names are, inside a with-block."""
+    own = {name: model.get_submodule(name) for name in others}
+    for name, module in others.items():
+        place(model, name, module)
+    try:
+        yield
+    finally:
+        for name, module in own.items():
+            place(model, name, module)
+
+
 def plain_rates(model: nn.Module, parameters: Any) -> dict[str, float]:
     """Return no factors: a method whose tensors all learn at the learning rate itself."""
     return {}

@@ -7,7 +7,7 @@ whether it sampled from the policy at all: an adapter that never arrived is foun
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from tunesmith.models.decoder import before, hidden_states
 from tunesmith.models.generate import NotFinite, Sampling, ValueHead, complete
 from tunesmith.models.load import LM
 from tunesmith.models.token_logprobs import token_logprobs
+from tunesmith.models.value_head import Values
 
 _TOKENS = 4096
 # Mean nats a token that nothing but another policy explains, in any precision. Logits of 16 to 32 are 0.125 apart in bfloat16,
@@ -47,7 +48,7 @@ def sampled(
     prompts: Sequence[tuple[int, ...]],
     how: Sampling,
     seed: int,
-    value_head: ValueHead | None,
+    values: Values | None,
 ) -> tuple[list[Completion], list[Completion]]:
     """Return answers to prompts twice: with what who sampled them said of their tokens, and with what is learned from.
 
@@ -57,13 +58,16 @@ def sampled(
     Raises:
         NotFinite: the model's numbers are not finite. UserError, WorkFailed: as of who samples.
     """
+    on_the_way = values.head if values and not values.inside else None
     if elsewhere is None:
-        found = complete(lm, prompts, how, seed, value_head=value_head)
-        return found, found
-    said = elsewhere.complete(lm, prompts, how, seed)
-    return said, scored_again(lm, prompts, said, value_head)
+        said = found = complete(lm, prompts, how, seed, value_head=on_the_way)
+    else:
+        said = elsewhere.complete(lm, prompts, how, seed)
+        found = scored_again(lm, prompts, said, on_the_way)
+    return said, valued(lm, prompts, found, values) if values and values.inside else found
 
 
+@torch.no_grad()
 def scored_again(
     lm: LM, prompts: Sequence[tuple[int, ...]], found: Sequence[Completion], value_head: ValueHead | None = None
 ) -> list[Completion]:
@@ -72,24 +76,45 @@ def scored_again(
     Raises:
         NotFinite: the model's numbers are not finite.
     """
+    made = list(found)
+    for numbers, counts, hidden, tokens in _read(lm, prompts, found):
+        logprobs = token_logprobs(lm.model, hidden, tokens)
+        values = value_head(hidden).split(counts) if value_head else [hidden.new_empty(0)] * len(counts)
+        for number, some, expected in zip(numbers, logprobs.split(counts), values, strict=True):
+            if not bool(torch.isfinite(some).all()):
+                raise NotFinite(number, f"prompt {number + 1} of the round")
+            made[number] = replace(found[number], logprobs=tuple(some.tolist()), values=tuple(expected.tolist()))
+    return made
+
+
+@torch.no_grad()
+def valued(lm: LM, prompts: Sequence[tuple[int, ...]], found: Sequence[Completion], values: Values) -> list[Completion]:
+    """Return completions with the values of a value function that is not on the policy's own hidden states."""
+    assert values.inside
+    made = list(found)
+    with values.inside():
+        for numbers, counts, hidden, _ in _read(lm, prompts, found):
+            for number, expected in zip(numbers, values.head(hidden).split(counts), strict=True):
+                made[number] = replace(found[number], values=tuple(expected.tolist()))
+    return made
+
+
+def _read(
+    lm: LM, prompts: Sequence[tuple[int, ...]], found: Sequence[Completion]
+) -> Iterator[tuple[list[int], list[int], torch.Tensor, torch.Tensor]]:
+    """Read completions behind their prompts through the forward pass of training.
+
+    Yields:
+        of some completions their numbers, how many tokens each has, the hidden states [N, D] before their N tokens, and these.
+    """
     rows = [
         Encoded((*ids, *c.ids), (False,) * len(ids) + (True,) * len(c.ids), str(number))
         for number, (ids, c) in enumerate(zip(prompts, found, strict=True))
     ]
-    made = list(found)
-    with torch.no_grad():
-        for batch in micro_batches(rows, _TOKENS):
-            ids, lengths, mask = batch.tensors(lm.device)
-            hidden = hidden_states(lm.model, ids, lengths, before(mask), of_prompt=same_prompts(ids, mask))
-            logprobs = token_logprobs(lm.model, hidden, ids[mask])
-            counts = mask.sum(1).tolist()
-            values = value_head(hidden).split(counts) if value_head else [hidden.new_empty(0)] * len(counts)
-            for name, some, expected in zip(batch.example_ids, logprobs.split(counts), values, strict=True):
-                number = int(name)
-                if not bool(torch.isfinite(some).all()):
-                    raise NotFinite(number, f"prompt {number + 1} of the round")
-                made[number] = replace(found[number], logprobs=tuple(some.tolist()), values=tuple(expected.tolist()))
-    return made
+    for batch in micro_batches(rows, _TOKENS):
+        ids, lengths, mask = batch.tensors(lm.device)
+        hidden = hidden_states(lm.model, ids, lengths, before(mask), of_prompt=same_prompts(ids, mask))
+        yield list(map(int, batch.example_ids)), mask.sum(1).tolist(), hidden, ids[mask]
 
 
 def rounding(dtype: torch.dtype) -> float:

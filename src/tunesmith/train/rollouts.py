@@ -24,8 +24,9 @@ from tunesmith.core.files import write_json
 from tunesmith.core.records import Completion, Encoded, Message
 from tunesmith.core.seeds import derive
 from tunesmith.data.collate import VaryingRows
-from tunesmith.models.generate import NotFinite, Sampling, ValueHead
+from tunesmith.models.generate import NotFinite, Sampling
 from tunesmith.models.load import LM
+from tunesmith.models.value_head import Values
 from tunesmith.rl.kl import Controller
 from tunesmith.train.elsewhere import Elsewhere, require_policy, rounding, sampled, scored_again
 from tunesmith.train.scoring import Answer, Scorer, scores_of
@@ -130,7 +131,7 @@ class Sampler:
     prompts_per_round: int
     samples: int
     passes: int = 1
-    value_head: ValueHead | None = None
+    values: Values | None = None
     texts: Texts | None = None
     equal_at_first: bool = True
     elsewhere: Elsewhere | None = None
@@ -215,7 +216,7 @@ class Rollouts(VaryingRows):
         prompts = [p for p in prompts for _ in range(it.samples)]
         ids, seed = [p.ids for p in prompts], derive(self.seed, "sample", number)
         try:
-            said, found = sampled(it.elsewhere, it.lm, ids, it.how, seed, it.value_head)
+            said, found = sampled(it.elsewhere, it.lm, ids, it.how, seed, it.values)
         except NotFinite as error:
             where = prompts[error.number].where
             raise WorkFailed(f"the policy's numbers for an answer to {where} are not finite", "Lower --learning_rate.") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -23,12 +23,13 @@ from tunesmith.models.generate import Sampling
 from tunesmith.models.lm_loss import loss_of_hidden
 from tunesmith.models.load import LM
 from tunesmith.models.operations import LogProbs
-from tunesmith.models.value_head import ValueHead
+from tunesmith.models.value_head import Values
 from tunesmith.objectives import clipped_value
 from tunesmith.recipes._adapt import attach
 from tunesmith.recipes._align.config import Config
 from tunesmith.recipes._align.kept import Kept
 from tunesmith.recipes._align.prompts import read_prompts
+from tunesmith.recipes._align.values import value_function
 from tunesmith.recipes._align.watch import Watch
 from tunesmith.recipes._models import load, quiet_libraries, use_threads
 from tunesmith.recipes._reward.attacks import require_sound
@@ -100,14 +101,16 @@ def ready(config: Config, folder: Path) -> Ready:
         scorer, open_scorer(config.held_out, trunk_of((entry, peft), lm)) if config.held_out else None, config.scorer_timeout,
         config.no_end, config.end_at, config.end_after,
     )  # fmt: skip
-    heads = ()
-    if aligner.HAS_VALUES:
-        lm.model.value_head = ValueHead(lm.model.get_input_embeddings().weight.shape[1], lm.device)
-        heads = ("value_head",)
+    values = value_function(lm, (entry, peft), parameters, config.seed) if aligner.HAS_VALUES else None
+    if values and values.inside and config.activation_checkpointing:
+        raise UserError(
+            "activation_checkpointing would compute a separate value function again with the policy's adapter",
+            "Leave it out and lower --tokens_per_micro_batch if memory is short, or use --method.value shared.",
+        )
     sampler = Sampler(
         lm, prompts, judges, lambda it: aligner.credit(it, parameters), lambda: entry.disabled(lm.model),
         sampling, config.rollouts // samples, samples, passes,
-        lm.model.value_head if heads else None, texts, entry.IDENTITY_AT_START, _elsewhere(config, (entry, peft), folder),
+        values, texts, entry.IDENTITY_AT_START, _elsewhere(config, (entry, peft), folder),
     )  # fmt: skip
     how_far, watch = Controller(config.beta, config.kl_target), Watch(folder / "rollouts", config.stop_on, config.max_kl)
     if aligner.LEARNS_FROM == "answers":
@@ -121,7 +124,11 @@ def ready(config: Config, folder: Path) -> Ready:
         "batch_size": batch, "max_steps": config.steps * per_round, "evaluations": 0,
         "learning_rate": config.learning_rate or aligner.LEARNING_RATE,
     })  # fmt: skip
-    training = attach(lm, (entry, peft), rollouts, how, config.seed, _loss(lm, aligner, parameters, config), heads=heads)
+    training = attach(lm, (entry, peft), rollouts, how, config.seed, _loss(lm, aligner, parameters, config, values))
+    if values:
+        rates = {f"value.{name}": rate for name, rate in training.rates.items() if f"value.{name}" in values.parameters}
+        trained = {**training.parameters, **values.parameters}
+        training = replace(training, parameters=trained, rates={**training.rates, **rates})
     learned = [list(p.ids) for p in prompts] + [list(ids) for ids in (texts.ids if texts else [])]
     return Ready(lm, (entry, peft), training, rollouts, watch, text_hash(canonical(learned)), warnings, attacked)
 
@@ -164,8 +171,8 @@ def read_texts(config: Config, lm: LM, warnings: list[str]) -> Texts:
     return Texts(ids, config.ptx_weight, config.rollouts)
 
 
-def _loss(lm: LM, aligner: ModuleType, parameters: Any, config: Config) -> LossOf:
-    """Return the method's loss of a batch: of the policy, and of the value head where it has one, summed over tokens."""
+def _loss(lm: LM, aligner: ModuleType, parameters: Any, config: Config, values: Values | None) -> LossOf:
+    """Return the method's loss of a batch: of the policy, and of the value function where it has one, summed over tokens."""
 
     def loss_of(batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         assert batch.beside is not None
@@ -186,10 +193,13 @@ def _loss(lm: LM, aligner: ModuleType, parameters: Any, config: Config) -> LossO
             return loss + texts, {**stats, "ptx_loss": float(texts.detach())}
 
         loss, stats = loss_of_hidden(lm.model, hidden, wanted, of_logits)
-        if aligner.HAS_VALUES:
+        if values:
+            if values.inside:
+                with values.inside():
+                    hidden = hidden_states(lm.model, ids, lengths, before(mask), of_prompt=prompts)
             answers = beside[:, LENGTH] > 0
             old, returns = beside[answers, VALUE], beside[answers, RETURN]
-            value, _ = clipped_value.loss(lm.model.value_head(hidden[answers]), old, returns, parameters.value_clip)
+            value, _ = clipped_value.loss(values.head(hidden[answers]), old, returns, parameters.value_clip)
             stats["value_loss"] = float(value.detach())
             loss = loss + parameters.value_weight * value
         return loss, {k if k in ("value_loss", "ptx_loss") else f"policy_{k}": v for k, v in stats.items()}

@@ -26,7 +26,7 @@ from tunesmith.models.decoder_classifier import Score, Texts, last_hidden
 from tunesmith.models.encoder import load_headed
 from tunesmith.models.heads import text_logits
 from tunesmith.models.load import LM, load
-from tunesmith.peft._layers import place
+from tunesmith.peft._layers import in_place
 from tunesmith.recipes._tune.encoder import in_order
 
 Prompt = str | tuple[Message, ...]
@@ -139,16 +139,8 @@ class RewardModel:
         if not self.layers:
             yield
             return
-        model = self.lm.model
-        policy = {name: model.get_submodule(name) for name in self.layers}
-        with self.aside():
-            for name, layer in self.layers.items():
-                place(model, name, layer)
-            try:
-                yield
-            finally:
-                for name, layer in policy.items():
-                    place(model, name, layer)
+        with self.aside(), in_place(self.lm.model, self.layers):
+            yield
 
 
 def fresh(name: str, dtype: str, seed: int) -> RewardModel:

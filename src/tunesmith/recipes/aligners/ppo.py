@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tunesmith.core.config import Config
 
@@ -35,6 +35,17 @@ class Parameters(Config):
     """lambda of GAE"""
     whiten_rewards: bool = False
     """divide rewards by their standard deviation, the mean as it is"""
+    value: Literal["shared", "separate"] = "shared"
+    """what expects scores: a head on the policy's hidden states (shared), or with an adapter of its own on the same base
+    (separate), so that learning to expect does not move the policy; a round takes about twice as long"""
+    value_from: str | None = None
+    """folder of a LoRA reward model on the policy's base that a separate value function begins as, as InstructGPT's does"""
+
+    @model_validator(mode="after")
+    def _begins(self) -> Self:
+        if self.value_from and self.value == "shared":
+            raise ValueError("value_from is what a value function of its own begins as: give value separate too")
+        return self
 
 
 def credit(it: Round, parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor]:
