@@ -78,16 +78,7 @@ def ready(config: Config, folder: Path) -> Ready:
     use_threads(config.threads)
     aligner, parameters = ALIGNERS.parameters(config.method)
     entry, peft = PEFT.parameters(config.peft)
-    samples, passes = config.samples or aligner.SAMPLES, config.optimisation_epochs or aligner.PASSES
-    if config.rollouts % samples or samples < aligner.LEAST_SAMPLES:
-        raise UserError(
-            f"{config.rollouts} rollouts cannot be {samples} samples for each prompt",
-            f"Choose --samples of {aligner.LEAST_SAMPLES} or more that divides --rollouts."
-            if aligner.LEAST_SAMPLES > 1
-            else "Let --samples divide --rollouts.",
-        )
-    if config.rollouts < 2:
-        raise UserError("one rollout a round says nothing about what is better", "Use --rollouts of two or more.")
+    samples, passes = _samples(config, aligner), config.optimisation_epochs or aligner.PASSES
     if entry.SAVES != "adapter":
         raise UserError("align trains an adapter, for the reference is the model with the adapter off", "Use --peft lora.")
     lm = load(config.model, dtype=config.dtype)
@@ -103,10 +94,8 @@ def ready(config: Config, folder: Path) -> Ready:
     )  # fmt: skip
     values = value_function(lm, (entry, peft), parameters, config.seed) if aligner.HAS_VALUES else None
     if values and values.inside and config.activation_checkpointing:
-        raise UserError(
-            "activation_checkpointing would compute a separate value function again with the policy's adapter",
-            "Leave it out and lower --tokens_per_micro_batch if memory is short, or use --method.value shared.",
-        )
+        raise UserError("activation_checkpointing would compute a separate value function again with the policy's adapter",
+            "Leave it out and lower --tokens_per_micro_batch if memory is short, or use --method.value shared.")  # fmt: skip
     sampler = Sampler(
         lm, prompts, judges, lambda it: aligner.credit(it, parameters), lambda: entry.disabled(lm.model),
         sampling, config.rollouts // samples, samples, passes,
@@ -125,12 +114,26 @@ def ready(config: Config, folder: Path) -> Ready:
         "learning_rate": config.learning_rate or aligner.LEARNING_RATE,
     })  # fmt: skip
     training = attach(lm, (entry, peft), rollouts, how, config.seed, _loss(lm, aligner, parameters, config, values))
-    if values:
-        rates = {f"value.{name}": rate for name, rate in training.rates.items() if f"value.{name}" in values.parameters}
-        trained = {**training.parameters, **values.parameters}
-        training = replace(training, parameters=trained, rates={**training.rates, **rates})
+    training = _with_values(training, values) if values else training
     learned = [list(p.ids) for p in prompts] + [list(ids) for ids in (texts.ids if texts else [])]
     return Ready(lm, (entry, peft), training, rollouts, watch, text_hash(canonical(learned)), warnings, attacked)
+
+
+def _samples(config: Config, aligner: ModuleType) -> int:
+    """Return how many answers each prompt of a round gets.
+
+    Raises:
+        UserError: rounds do not divide into so many, or the method cannot learn from them.
+    """
+    samples, least = config.samples or aligner.SAMPLES, aligner.LEAST_SAMPLES
+    if config.rollouts % samples or samples < least:
+        raise UserError(
+            f"{config.rollouts} rollouts cannot be {samples} samples for each prompt",
+            f"Choose --samples of {least} or more that divides --rollouts." if least > 1 else "Let --samples divide --rollouts.",
+        )
+    if config.rollouts < 2:
+        raise UserError("one rollout a round says nothing about what is better", "Use --rollouts of two or more.")
+    return samples
 
 
 def _elsewhere(config: Config, method: tuple[ModuleType, Any], folder: Path) -> Workers | Pushed | None:
@@ -148,6 +151,13 @@ def _base(model: str, dtype: str, threads: int) -> LM:
     quiet_libraries()
     use_threads(threads)
     return load(model, dtype=dtype)
+
+
+def _with_values(training: Training, values: Values) -> Training:
+    """Train a value function beside a policy; weights of the same name learn at the same rate."""
+    rates = {f"value.{name}": rate for name, rate in training.rates.items() if f"value.{name}" in values.parameters}
+    trained = {**training.parameters, **values.parameters}
+    return replace(training, parameters=trained, rates={**training.rates, **rates})
 
 
 def read_texts(config: Config, lm: LM, warnings: list[str]) -> Texts:
