@@ -42,8 +42,8 @@ MOST = 250
 # Each round is learned from once; beta is what keeps the divergence at 5 to 8 nats.
 ONLINE = ["--steps", "100", "--optimisation_epochs", "1", "--max_kl", "10"]
 PARTS = {
-    "ppo": ["--method", "ppo", "--beta", "0.07", *ONLINE],
-    "ppo, seed 1": ["--method", "ppo", "--beta", "0.07", "--seed", "1", *ONLINE],
+    "ppo": ["--method", "ppo", "--beta", "0.085", *ONLINE],
+    "ppo, seed 1": ["--method", "ppo", "--beta", "0.085", "--seed", "1", *ONLINE],
     "grpo": ["--method", "grpo", "--samples", "8", "--beta", "0.1", *ONLINE],
     "best_of_n": ["--method", "best_of_n", "--samples", "4", "--train_rows", "300"],
 }
@@ -80,16 +80,16 @@ def classifier() -> Any:
     return lambda texts: model.decision_function(embed_texts(texts))
 
 
-def answers_of(adapter: str | None, prompts: list[tuple[int, ...]], seed: int, n: int = 1) -> tuple[Any, list[Completion]]:
-    """Sample n answers to each prompt at temperature 1 from the policy; returns it too."""
+def answers_of(adapter: str | None, prompts: list[tuple[int, ...]], seed: int, n: int = 1) -> list[Completion]:
+    """Sample n answers to each prompt at temperature 1 from the policy."""
     lm = load("smollm2", adapter)
-    return lm, complete(lm, [ids for ids in prompts for _ in range(n)], Sampling(NEW), seed)
+    return complete(lm, [ids for ids in prompts for _ in range(n)], Sampling(NEW), seed, adapter or "reference")
 
 
 def candidates(folder: Path, prompts: list[tuple[int, ...]]) -> list[tuple[str, list[int]]]:
     """Return answers of the reference to choose from, text and ids, sampled once and kept."""
     if not (path := folder / "candidates.json").is_file():
-        made = [(c.text, c.ids) for c in answers_of(None, prompts, 2, CANDIDATES)[1]]
+        made = [(c.text, c.ids) for c in answers_of(None, prompts, 2, CANDIDATES)]
         path.write_text(json.dumps(made), encoding="utf-8")
     kept: list[tuple[str, list[int]]] = json.loads(path.read_text(encoding="utf-8"))
     return kept
@@ -151,7 +151,7 @@ def judge(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         adapter = None if name == "reference" else str(folder / name.replace(", seed ", "-") / "adapter")
         if adapter and not Path(adapter).is_dir():
             continue
-        _, found = answers_of(adapter, prompts, 1)
+        found = answers_of(adapter, prompts, 1)
         texts[name], ids[name] = [c.text for c in found], [c.ids for c in found]
         apart[name] = kl_of(base, prompts, found) if adapter else 0.0
     many = candidates(folder, prompts[:MOST])
