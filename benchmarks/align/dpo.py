@@ -11,28 +11,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "train"))
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "train")]
 
+from commands import machine, run_json  # noqa: E402
 from rows import write_rows  # noqa: E402
 
 from tunesmith.models.embedded import folder_of  # noqa: E402
 from tunesmith.models.load import load_tokenizer  # noqa: E402
-
-
-def run_json(words: list[str]) -> dict[str, Any]:
-    """Run a command and read the last line it prints."""
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def write_pairs(path: Path, count: int) -> None:
@@ -93,7 +85,7 @@ def main() -> None:
         "memory_of_trl": middle(r["ours"]["peak_memory_gb"] / r["trl"]["peak_memory_gb"] for r in rounds),
         "pairs_per_second": middle(r["ours"]["pairs_per_second"] for r in rounds),
         "settings": {"rows": options.rows, "batch": options.batch, "lora": 16},
-        "machine": {"cores": len(os.sched_getaffinity(0)), "machine": platform.machine(), "python": platform.python_version()},
+        "machine": machine(),
         "rounds": rounds,
     }
     target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from itertools import pairwise
@@ -24,6 +21,10 @@ from tunesmith.data.sources import _bigbench
 from tunesmith.models.embedded import folder_of
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from commands import machine, run_json  # noqa: E402
+
 _BATCH, _LONGEST = 8, 400
 
 
@@ -35,12 +36,6 @@ def write_pairs(path: Path, count: int) -> None:
         {"prompt": e["input"], "chosen": " " + e["target"], "rejected": " " + other["target"]} for e, other in pairwise(usable)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def run_json(words: list[str]) -> dict[str, Any]:
-    """Run a command and read the last line it prints."""
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def ours(folder: Path, steps: int) -> dict[str, Any]:
@@ -82,8 +77,7 @@ def main() -> None:
             print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
             keys = ("tokens_per_second", "peak_gb")
             speed, memory = (statistics.median(one["ours"][key] / one["trl"][key] for one in rounds) for key in keys)
-            about = {"cores": len(os.sched_getaffinity(0)), "machine": platform.machine(), "python": platform.python_version()}
-            found = {"times_trl": speed, "memory_of_trl": memory, "rounds": rounds, "machine": about}
+            found = {"times_trl": speed, "memory_of_trl": memory, "rounds": rounds, "machine": machine()}
             path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

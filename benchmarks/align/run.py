@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -23,14 +20,12 @@ from tunesmith.data.task import load_task
 from tunesmith.models.embedded import folder_of
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from commands import machine, run_json  # noqa: E402
+
 PEER = {"ppo": "rloo", "rloo": "rloo", "grpo": "grpo"}
 SCORER = 'def score(prompts, answers):\n    return [float(text.count("e")) for text in answers]\n'
-
-
-def run_json(words: list[str]) -> dict[str, Any]:
-    """Run a command and read the last line it prints."""
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def write_prompts(folder: Path) -> None:
@@ -94,8 +89,7 @@ def main() -> None:
         for method in options.methods.split(","):
             results[method] = {"steps": options.steps, **against_peer(options, folder, method)}
             path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    about = {"cores": len(os.sched_getaffinity(0)), "machine": platform.machine(), "python": platform.python_version()}
-    path.write_text(json.dumps({**results, "machine": about}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({**results, "machine": machine()}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

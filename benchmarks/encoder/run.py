@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -23,14 +21,11 @@ from tunesmith.data.task import load_task
 from tunesmith.models.embedded import folder_of
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from commands import machine, run_json  # noqa: E402
+
 LEVERS = ("encoder", "vocabulary", "pages", "all")
-
-
-def run_json(words: list[str], **environment: str) -> dict[str, Any]:
-    """Run a command and read the last line it prints."""
-    about = {**os.environ, **environment}
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, env=about)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def ours(options: argparse.Namespace, seed: int, folder: Path, left_out: str = "") -> dict[str, Any]:
@@ -115,11 +110,7 @@ def main() -> None:
             earlier = results.get(options.dtype, {}).get("rounds", []) if options.add else []
             measured["rounds"] = [*earlier, *measured["rounds"]]
             results[options.dtype] = {**summary(measured["rounds"]), **measured}
-    results["machine"] = {
-        "cores": len(os.sched_getaffinity(0)),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-    }
+    results["machine"] = machine()
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from commands import machine, run_json  # noqa: E402
+
 BATCHES = (1, 8, 32)
 OPENINGS = (
     "The film was",
@@ -77,9 +79,7 @@ def ours(new_tokens: int) -> dict[str, float]:
 def one(who: str, new_tokens: int, left_out: str = "") -> dict[str, float]:
     """Measure in a process of its own."""
     words = [sys.executable, __file__, "--one", who, "--new_tokens", str(new_tokens)]
-    about = {**os.environ, "TUNESMITH_WITHOUT": left_out}
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, env=about)
-    return json.loads(done.stdout.splitlines()[-1])
+    return run_json(words, TUNESMITH_WITHOUT=left_out)
 
 
 def ratios(first: list[dict[str, float]], second: list[dict[str, float]]) -> dict[str, float]:
@@ -102,7 +102,7 @@ def main() -> None:
     for _ in range(options.pairs):
         rounds.append({who: one(who, options.new_tokens) for who in ("library", "ours")})
         print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
-    results: dict[str, Any] = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    results: dict[str, Any] = {"machine": machine()}
     results["times_generate"] = ratios([r["library"] for r in rounds], [r["ours"] for r in rounds])
     results["tokens_per_second"] = {b: statistics.median(r["ours"][b] for r in rounds) for b in rounds[0]["ours"]}
     for lever in ("packed", "decoder") if options.levers else ():

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,14 +16,15 @@ from typing import Any
 import rows
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from commands import machine, run_json  # noqa: E402
 
 
 def one(who: str, path: Path, *more: str, left_out: str = "") -> dict[str, Any]:
     """Score a file in a process of its own."""
     words = [sys.executable, str(HERE / "one.py"), who, str(path), *more]
-    about = {**os.environ, "TUNESMITH_WITHOUT": left_out}
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, env=about)
-    return json.loads(done.stdout.splitlines()[-1])
+    return run_json(words, TUNESMITH_WITHOUT=left_out)
 
 
 def compared(path: Path, pairs: int) -> dict[str, Any]:
@@ -53,7 +51,7 @@ def main() -> None:
             "few_shot": rows.write(Path(folder) / "few_shot.jsonl", rows.few_shot()),
             "zero_shot": rows.write(Path(folder) / "zero_shot.jsonl", rows.zero_shot()),
         }
-        results: dict[str, Any] = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+        results: dict[str, Any] = {"machine": machine()}
         results |= {name: compared(path, options.pairs) for name, path in files.items()}
         if options.levers:
             for name, path in files.items():

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -27,13 +24,9 @@ from tunesmith.models.embedded import folder_of
 from tunesmith.models.load import load_tokenizer
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
 
-
-def run_json(words: list[str], **environment: str) -> dict[str, Any]:
-    """Run a command and read the last line it prints."""
-    about = {**os.environ, **environment}
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, env=about)
-    return json.loads(done.stdout.splitlines()[-1])
+from commands import machine, run_json  # noqa: E402
 
 
 def ours(
@@ -114,11 +107,7 @@ def main() -> None:
             results[method] = {"rows": options.rows, "row_tokens": tokens, **against_peer(options, rows, method, folder)}
         if options.levers:
             results["times_longer_without"] = {"rows": options.rows, **without_levers(options, rows, folder)}
-    results["machine"] = {
-        "cores": len(os.sched_getaffinity(0)),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-    }
+    results["machine"] = machine()
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

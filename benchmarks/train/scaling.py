@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from commands import run_json  # noqa: E402
+
 WORDS = "the quick brown fox jumps over the lazy dog while it rains in the hills "
 
 
@@ -44,8 +47,7 @@ def tune(rows: Path, folder: Path, *more: str) -> tuple[dict[str, Any], float]:
     ]
     words += ["--validation_rows", "0", "--threads", "1", "--save_steps", "1000000", "--json", *more]
     start = time.perf_counter()
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1]), time.perf_counter() - start
+    return run_json(words), time.perf_counter() - start
 
 
 def growth(counts: list[int], folder: Path) -> list[dict[str, float]]:
@@ -138,8 +140,7 @@ def main() -> None:
         rows = folder / "rows.jsonl"
         write(rows, 64, 1000)
         words = [sys.executable, "-c", OVERHEAD, str(rows), str(folder / "run")]
-        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
-        result["step"] = json.loads(done.stdout.splitlines()[-1])
+        result["step"] = run_json(words)
     (HERE / "scaling.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     (HERE / "scaling.svg").write_text(picture(result["growth"]), encoding="utf-8")
     print(json.dumps(result["step"]), file=sys.stderr)
