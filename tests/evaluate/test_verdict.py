@@ -228,6 +228,38 @@ def test_forgetting_in_the_headline(forgetting: Forgetting | None, said: str) ->
     assert said in judge(results, compared(difference("lora r=16", "zero-shot", 0.11, 0.03))).sentence
 
 
+@pytest.mark.parametrize(
+    ("lora", "full", "said"),
+    [
+        (
+            20.0,
+            18.2,
+            "costs more and forgot less: of wiki it lost 0.011 nats a token, lora r=16 0.105",
+        ),
+        (20.0, 17.9, "of wiki it lost nothing, lora r=16 0.105"),
+        (20.0, 19.0, ""),  # 0.105 and 0.054: not half
+        (18.1, 18.0, ""),  # 0.006: nobody's reason
+        (18.2, 20.0, ""),
+    ],
+)
+def test_a_level_route_that_forgot_far_less_is_named(lora: float, full: float, said: str) -> None:
+    after = {"lora r=16": lora, "full": full}
+    results = [route("zero-shot", 0.77)]
+    results += [route(name, 0.88, forgetting=Forgetting("wiki", 18.0, perplexity)) for name, perplexity in after.items()]
+    level = difference("full", "lora r=16", 0.0, 0.01)
+    ahead = [difference(name, "zero-shot", 0.11, 0.03) for name in after]
+    judged = judge(results, compared(level, *ahead))
+    assert judged.recommended == "lora r=16"
+    assert [line for line in judged.details if "forgot less" in line] == [
+        line for line in judged.details if said and said in line
+    ]
+    assert bool(said) == any("forgot less" in line for line in judged.details)
+    # A route that is worse is no answer to forgetting.
+    results = [results[0], results[1], replace(results[2], value=0.77)]
+    worse = compared(difference("lora r=16", "full", 0.11, 0.03), *ahead)
+    assert not any("forgot less" in line for line in judge(results, worse).details)
+
+
 def test_cost_order_and_a_cost_of_ones_own() -> None:
     ladder = [r.route for r in sorted(BY_ROUTE.values(), key=cost) if not is_reference(r)]
     assert ladder == [

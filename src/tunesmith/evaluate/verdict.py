@@ -5,7 +5,8 @@ are not significantly worse than it, after correction for all comparisons, are *
 cheapest level one, in the order of `cost`. Not significantly worse is not the same as equally good, so the verdict is
 "insufficient evidence" where a costlier level route might still be better by more than `MARGIN` and knowing it would
 change the decision: where nothing could be told apart from the best at all, or where the costlier route is of another
-kind (a language model instead of a baseline, training instead of prompting).
+kind (a language model instead of a baseline, training instead of prompting). What a route forgot decides nothing, for its
+worth is the reader's to say; the headline states it, and the details name a level route that forgot far less.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from tunesmith.stats.compare import Comparison, Difference
 
 MARGIN = 0.02
 CLEAR, INSUFFICIENT = "clear", "insufficient evidence"
+# A route forgot far less than another that lost so many times as many nats a token, and at least so many: a tenth of a percent
+# of perplexity is nobody's reason.
+_TIMES, _NOTICED = 2.0, 0.01
 _KINDS = ("baseline", "prompt", "tuned")
 _REFERENCES = ("human", "one-human")
 _FLIPPED = {"better": "worse", "worse": "better"}
@@ -95,7 +99,7 @@ def judge(
     rivals = [r for r in level[1:] if nothing_apart or r.kind != chosen.kind or chosen.name == "majority"]
     leads = [difference(comparison, r.route, chosen.route) for r in rivals]
     open_leads = [d for d in leads if d.high > margin]
-    details = _details(chosen, ladder, results, comparison)
+    details = _milder(chosen, level) + _details(chosen, ladder, results, comparison)
     if best.value <= 0:
         sentence = f"No route has learned the task: not one answer to {best.n:,} items is right ({_metric(best)} 0)."
         return Verdict(sentence, None, CLEAR, details, best.route)
@@ -211,6 +215,21 @@ def _forgetting(chosen: RouteResult, subject: str = "") -> list[str]:
     if abs(change) < 0.005:
         return [f"{subject or chosen.route} kept its accuracy on {tasks}"]
     return [f"{subject or chosen.route} {'lost' if change < 0 else 'gained'} {abs(change):.2f} accuracy on {tasks}"]
+
+
+def _milder(chosen: RouteResult, level: list[RouteResult]) -> list[str]:
+    """Name the level route that forgot least of general text where the chosen one forgot far more; [] without one."""
+    measured = [(r.forgetting.rise, r) for r in level if r.forgetting]
+    if chosen.forgetting is None or (lost := chosen.forgetting.rise) < _NOTICED:
+        return []
+    least, other = min(measured, key=lambda pair: pair[0])
+    if other is chosen or least * _TIMES > lost:
+        return []
+    kept = f"it lost {least:.3f} nats a token" if least > 0 else "it lost nothing"
+    return [
+        f"{other.route} is level with the best too, costs more and forgot less: of {chosen.forgetting.text} {kept}, "
+        f"{chosen.route} {lost:.3f}. Where the model must stay able to do other things, ship that."
+    ]
 
 
 def _human(chosen: RouteResult, results: Sequence[RouteResult]) -> list[str]:
