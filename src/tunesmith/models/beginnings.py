@@ -11,47 +11,12 @@ from dataclasses import dataclass
 import torch
 
 from tunesmith.core.levers import on
+from tunesmith.models.branches import Row
 from tunesmith.models.operations import whole
 
 _WORTHWHILE = 0.1
 # A token's products with weights take as long as its attention to so many times the model's width of places.
 _PLACES_PER_WIDTH = 4
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A text that all share, and those that go on from it.
-
-    In bfloat16 too, a text's numbers are those of the text by itself: it goes on from the shared part where it would stand
-    behind it but for whole vectors of places that stay empty, so sums are made in the same order.
-    """
-
-    shared: tuple[int, ...]
-    texts: tuple[tuple[int, ...], ...]
-
-    @property
-    def starts(self) -> list[int]:
-        """The place at which each text begins."""
-        found, end = [], len(self.shared)
-        for text in self.texts:
-            found.append(len(self.shared) + whole(end - len(self.shared)))
-            end = found[-1] + len(text)
-        return found
-
-    @property
-    def places(self) -> list[int]:
-        """The place of each token."""
-        texts = zip(self.starts, self.texts, strict=True)
-        return [*range(len(self.shared)), *(at for start, text in texts for at in range(start, start + len(text)))]
-
-    @property
-    def tokens(self) -> list[int]:
-        return [*self.shared, *(token for text in self.texts for token in text)]
-
-    @property
-    def positions(self) -> list[int]:
-        behind = len(self.shared)
-        return [*range(behind), *(at for text in self.texts for at in range(behind, behind + len(text)))]
 
 
 @dataclass(frozen=True)
@@ -89,7 +54,7 @@ def branched(
         return None
     texts = [tuple(row[:length]) for row, length in zip(ids.tolist(), lengths.tolist(), strict=True)]
     marks = [row[:length] for row, length in zip(wanted.tolist(), lengths.tolist(), strict=True)]
-    rows: list[_Row] = []
+    rows: list[Row] = []
     # The number of each wanted token among those of the texts by themselves, and of the same token among those of the rows.
     seen: list[tuple[int, int]] = []
     before = [0, *torch.tensor([sum(mark) for mark in marks]).cumsum(0).tolist()]
@@ -98,30 +63,32 @@ def branched(
         shared = min(_alike([texts[i] for i in group]), *(_first(marks[i]) for i in group))
         shared -= shared % 2  # processors add up products of bfloat16 in pairs, which stay together
         for some in [group] if shared else [[i] for i in group]:
-            rows.append(_Row(texts[some[0]][:shared], tuple(texts[i][shared:] for i in some)))
+            rows.append(Row(texts[some[0]][:shared], tuple(texts[i][shared:] for i in some)))
             tokens += shared
             for i in some:
                 at = (tokens + place for place, mark in enumerate(marks[i][shared:]) if mark)
                 seen += zip(range(before[i], before[i + 1]), at, strict=True)
                 tokens += len(texts[i]) - shared
-    extents = [row.places[-1] + 1 for row in rows]
-    costs = (_cost(len(row.tokens), extent, width) for row, extent in zip(rows, extents, strict=True))
+    starts = [_starts(row) for row in rows]
+    extents = [at[-1] + len(row.branches[-1]) for row, at in zip(rows, starts, strict=True)]
+    costs = (_cost(len(row), extent, width) for row, extent in zip(rows, extents, strict=True))
     if sum(costs) > (1 - _WORTHWHILE) * sum(_cost(len(text), len(text), width) for text in texts):
         return None
     real = torch.zeros(len(rows), max(extents), dtype=torch.bool)
     blocked = torch.zeros(len(rows), max(extents), max(extents))
     for b, row in enumerate(rows):
-        real[b, row.places] = True
-        for start in row.starts:
-            blocked[b, start:, len(row.shared) : start] = -torch.inf
+        real[b, : len(row.text)] = True
+        for start, text in zip(starts[b], row.branches, strict=True):
+            real[b, start : start + len(text)] = True
+            blocked[b, start:, len(row.text) : start] = -torch.inf
 
     def placed(values: Sequence[int]) -> torch.Tensor:
         return torch.zeros(real.shape, dtype=torch.long).masked_scatter_(real, torch.tensor(values)).to(ids.device)
 
     return Branched(
-        placed([token for row in rows for token in row.tokens]), real.to(ids.device),
+        placed([token for row in rows for token in row.ids]), real.to(ids.device),
         torch.tensor([place for _, place in sorted(seen)], device=ids.device),
-        placed([position for row in rows for position in row.positions]), blocked.to(ids.device),
+        placed([position for row in rows for position in row.positions(0)]), blocked.to(ids.device),
     )  # fmt: skip
 
 
@@ -134,6 +101,19 @@ def same_prompts(ids: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     numbers: dict[tuple[int, ...], int] = {}
     prompts = [tuple(row[: _first(mark)]) for row, mark in zip(ids.tolist(), counted.tolist(), strict=True)]
     return torch.tensor([numbers.setdefault(prompt, len(numbers)) for prompt in prompts])
+
+
+def _starts(row: Row) -> list[int]:
+    """Return the place at which each text of a row begins.
+
+    In bfloat16 too, a text's numbers are those of the text by itself: it goes on from the shared part where it would stand
+    behind it but for whole vectors of places that stay empty, so sums are made in the same order.
+    """
+    found, end = [], len(row.text)
+    for text in row.branches:
+        found.append(len(row.text) + whole(end - len(row.text)))
+        end = found[-1] + len(text)
+    return found
 
 
 def _cost(tokens: int, places: int, width: int) -> float:
