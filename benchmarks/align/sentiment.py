@@ -2,11 +2,10 @@
 
 Usage: python benchmarks/align/sentiment.py --reward_model FOLDER [--parts ppo;grpo;best_of_n;dpo;judge] [--folder runs/sentiment]
 
-The reward model (benchmarks/align/reward.py, "smollm2 LoRA") learned from judgements drawn from human ratings of `movies`, and
-lives on the policy's trunk. Policies are `smollm2` with LoRA; prompts are the first 8 tokens of reviews, answers 24 tokens. DPO
-learns from the reward model's rankings of the reference's own answers, which `best_of_n` leaves. All are judged on openings of
-test rows that no policy saw, by the VADER lexicon and by a classifier that was trained on product reviews and tweets. Every part
-is done once and kept in the folder.
+The reward model (benchmarks/align/reward.py) learned from judgements drawn from human ratings of `movies`. Policies are `smollm2`
+with LoRA; prompts are the first 8 tokens of reviews, answers 24 tokens. DPO learns from the reward model's rankings of the
+reference's own answers, which `best_of_n` leaves. All are judged on openings of test rows that no policy saw, by the VADER
+lexicon and by a classifier that was trained on product reviews and tweets. Every part is done once and kept in the folder.
 """
 
 from __future__ import annotations
@@ -41,31 +40,23 @@ OPENING, NEW, CANDIDATES = 8, 24, 16
 # Openings that get 16 answers each.
 MOST = 250
 # Each round is learned from once; beta is what keeps the divergence at 5 to 8 nats.
-BETA = "0.09"
 ONLINE = ["--steps", "100", "--optimisation_epochs", "1", "--max_kl", "15"]
 PARTS = {
-    "ppo": ["--method", "ppo", "--beta", BETA, *ONLINE],
-    "ppo, seed 1": ["--method", "ppo", "--beta", BETA, "--seed", "1", *ONLINE],
-    "ppo, own values": ["--method", "ppo", "--beta", BETA, "--method.value", "separate", *ONLINE],
-    "grpo": ["--method", "grpo", "--samples", "8", "--beta", BETA, *ONLINE],
+    "ppo": ["--method", "ppo", "--beta", "0.085", *ONLINE],
+    "ppo, seed 1": ["--method", "ppo", "--beta", "0.085", "--seed", "1", *ONLINE],
+    "grpo": ["--method", "grpo", "--samples", "8", "--beta", "0.1", *ONLINE],
     "best_of_n": ["--method", "best_of_n", "--samples", "4", "--train_rows", "300"],
 }
 DPO = ["--method", "dpo", "--epochs", "3", "--learning_rate", "5e-4", "--batch_size", "4"]
-POLICIES = ("ppo", "ppo, seed 1", "ppo, own values", "grpo", "dpo")
+POLICIES = ("ppo", "ppo, seed 1", "grpo", "dpo")
 COLOURS = {
     "ppo": "#0b6e4f",
     "ppo, seed 1": "#7bb661",
-    "ppo, own values": "#c9a227",
     "grpo": "#8a4fff",
     "dpo": "#c8553d",
     "best_of_n": "#2a6fdb",
     "reference": "#777",
 }
-
-
-def place_of(folder: Path, part: str) -> Path:
-    """Return the run directory of a part."""
-    return folder / part.replace(", seed ", "-").replace(", ", "-").replace(" ", "-")
 
 
 def align(folder: Path, data: str, words: Sequence[str]) -> dict[str, Any]:
@@ -157,7 +148,7 @@ def judge(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
     texts, apart, ids = {}, {}, {}
     for name in ("reference", *POLICIES):
-        adapter = None if name == "reference" else str(place_of(folder, name) / "adapter")
+        adapter = None if name == "reference" else str(folder / name.replace(", seed ", "-") / "adapter")
         if adapter and not Path(adapter).is_dir():
             continue
         found = answers_of(adapter, prompts, 1)
@@ -234,7 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reward_model", required=True)
     parser.add_argument("--folder", default="runs/sentiment")
-    parser.add_argument("--parts", default="ppo;ppo, seed 1;ppo, own values;grpo;best_of_n;dpo;judge")
+    parser.add_argument("--parts", default="ppo;ppo, seed 1;grpo;best_of_n;dpo;judge")
     parser.add_argument("--openings", type=int, default=1000)
     parser.add_argument("--threads", default="2")
     options = parser.parse_args()
@@ -251,9 +242,8 @@ def main() -> None:
             results["runs"][part] = align(folder / part, str(folder / "best_of_n" / "rankings.jsonl"), words)
         else:
             watched = [] if part == "best_of_n" else ["--held_out", "lexicon"]
-            place = place_of(folder, part)
-            begins = ["--method.value_from", options.reward_model] if part == "ppo, own values" else []
-            results["runs"][part] = align(place, "movies", [*PARTS[part], *begins, *taught, *watched, *common])
+            place = folder / part.replace(", seed ", "-")
+            results["runs"][part] = align(place, "movies", [*PARTS[part], *taught, *watched, *common])
             if part != "best_of_n":
                 results["rounds"][part] = rounds_of(place)
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 """PPO's value function: on the policy's hidden states, or an adapter of its own on the same base, new or a reward model's."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from tunesmith.recipes._align import ready as aligning
 from tunesmith.recipes._reward.files import open_reward
 from tunesmith.train.rollouts import RETURN, VALUE
 
-# No minibatches, and no norm of all gradients, so that nothing but the value function's own loss can move it.
+# A norm that every gradient exceeds.
 SMALL: dict[str, Any] = {
     "data": "prompts.jsonl", "scorer": "scorer.py:score", "model": "toy-llama", "rollouts": 8, "max_new_tokens": 6, "steps": 2,
     "allow_attackable": True, "dtype": "fp32", "threads": 1, "save_steps": 1, "learning_rate": 0.01, "optimisation_epochs": 1,
-    "batch_size": 8, "clip_norm": 0,
+    "batch_size": 8, "clip_norm": 1e-3,
 }  # fmt: skip
 SEPARATE = {"name": "ppo", "value": "separate"}
 
@@ -168,14 +169,34 @@ def test_a_killed_run_goes_on_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"scorer": "reward-model:path=judge"}, "scorer_identity"),
+        ({"held_out": "reward-model:path=judge"}, "held_out_identity"),
+        ({"scorer": {"name": "mix", "of": [{"scorer": "reward-model:path=judge"}]}}, "scorer_identity"),
+        ({"method": {**SEPARATE, "value_from": "judge"}}, "value_from_identity"),
+    ],
+)
+def test_a_run_does_not_go_on_with_another_reward_model_of_the_same_name(changes: dict[str, Any], key: str, judges: Path) -> None:
+    shutil.copytree(judges / "a", "judge")
+    align.run(config(run_dir="run", **changes))
+    align.run(config(run_dir="run", **changes))  # the same one
+    shutil.rmtree("judge")
+    shutil.copytree(judges / "c" / "seed-1", "judge")
+    with pytest.raises(UserError, match=f"{key} was"):
+        align.run(config(run_dir="run", **changes))
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"method": SEPARATE, "peft": "ia3"}, "a value function of its own is a LoRA"),
-        ({"method": SEPARATE, "activation_checkpointing": True}, "compute a separate value function again"),
-        ({"method": {**SEPARATE, "value_from": "b"}}, "is a model of its own"),
-        ({"method": {**SEPARATE, "value_from": "c"}}, "is several reward models"),
-        ({"method": {**SEPARATE, "value_from": "none"}}, "there is no reward model 'none'"),
-        ({"method": {"name": "ppo", "value_from": "a"}}, "give value separate too"),
+        ({"method": SEPARATE, "activation_checkpointing": True}, "does not go with --method.value separate"),
+        ({"method": {**SEPARATE, "value_from": "b"}}, r"value_from: the reward model in .*b is no LoRA on the weights"),
+        ({"method": {**SEPARATE, "value_from": "c"}}, "value_from: .*c is several"),
+        ({"method": {**SEPARATE, "value_from": "none"}}, "value_from: there is no reward model 'none'"),
+        ({"method": {**SEPARATE, "value_from": ""}}, "value_from"),
+        ({"method": {"name": "ppo", "value_from": "a"}}, "add --method.value separate"),
     ],
 )
 def test_bad_input_is_one_clear_line(changes: dict[str, Any], message: str, judges: Path) -> None:

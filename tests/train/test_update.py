@@ -73,6 +73,17 @@ def test_clipping_bounds_the_whole_gradient() -> None:
     assert seen == [pytest.approx([0.06, 0.08]), pytest.approx([0.3, 0.4]), pytest.approx([0.3, 0.4])]
 
 
+def test_a_network_of_its_own_is_clipped_by_itself() -> None:
+    p, q = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
+    seen = []
+    for clip in (1.0, 3.5):
+        updater = Updater({"p": p, "q": q}, 0.0, clip, apart={"q"})
+        p.grad, q.grad = torch.tensor([3.0]), torch.tensor([4.0])
+        assert updater.step(1e-3) == pytest.approx(5.0)
+        seen.append([float(updater.optimizer.state[m]["exp_avg"]) for m in (p, q)])
+    assert seen == [pytest.approx([0.1, 0.1]), pytest.approx([0.3, 0.35])]
+
+
 def test_float32_masters_keep_what_bfloat16_loses() -> None:
     # Near 1 bfloat16 knows steps of 2^-8 downwards; an update of 1e-4 rounds away, forty of them do not.
     ours = moved(matrix(1.0, torch.bfloat16), 1.0, 1e-4, 40, decay=0.0)

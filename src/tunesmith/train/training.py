@@ -23,6 +23,7 @@ class Training:
         how: `learning_rate` must be set.
         rates: parameter name -> factor of the learning rate, where it is not 1 (LoRA+, rates that fall from layer to layer).
         anchor: what holds weights near their start; None = nothing.
+        apart: names of parameters that are a network of its own, with a norm of its own to clip at.
     """
 
     loss_of: LossOf
@@ -32,6 +33,7 @@ class Training:
     seed: int
     rates: Mapping[str, float] = field(default_factory=dict)
     anchor: Anchor | None = None
+    apart: frozenset[str] = frozenset()
 
     @property
     def device(self) -> torch.device:

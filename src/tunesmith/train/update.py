@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 
@@ -45,9 +45,10 @@ class Updater:
     Args:
         parameters: what is trained, by name.
         weight_decay: decoupled; matrices only, never biases, norms or other vectors.
-        clip_norm: largest norm of the whole gradient; 0 = no clipping.
+        clip_norm: largest norm of the gradient of a network; 0 = no clipping.
         rates: parameter name -> factor of the learning rate, where it is not 1.
         anchor: what holds the parameters near where they are now; None = nothing.
+        apart: names of those that are a network of its own, whose gradient is clipped by itself.
     """
 
     def __init__(
@@ -57,12 +58,13 @@ class Updater:
         clip_norm: float,
         rates: Mapping[str, float] | None = None,
         anchor: Anchor | None = None,
+        apart: Collection[str] = (),
     ) -> None:
         self.parameters = dict(parameters)
         self.masters = {
             name: p if p.dtype == torch.float32 else p.detach().float().requires_grad_() for name, p in self.parameters.items()
         }
-        self.clip_norm, self.engine = clip_norm, current()
+        self.clip_norm, self.apart, self.engine = clip_norm, frozenset(apart), current()
         self.rates = dict(rates or {})
         self.held = Held(anchor, self.parameters, self.masters) if anchor else None
         # L2-SP takes the place of decay to zero where there is a start to go back to.
@@ -79,7 +81,8 @@ class Updater:
     @classmethod
     def of(cls, training: Training) -> Updater:
         """Return the updater that a training asks for."""
-        return cls(training.parameters, training.how.weight_decay, training.how.clip_norm, training.rates, training.anchor)
+        how = training.how
+        return cls(training.parameters, how.weight_decay, how.clip_norm, training.rates, training.anchor, training.apart)
 
     def gather(self) -> None:
         """Add the gradients of one backward pass to those of the update, in float32; call it after every pass."""
@@ -97,11 +100,16 @@ class Updater:
         """
         if self.held:
             self.held.add_gradients()
-        gradients = [m.grad for m in self.masters.values() if m.grad is not None]
-        norm = self.engine.number(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+        networks: tuple[list[torch.Tensor], ...] = ([], [])
+        for name, master in self.masters.items():
+            if master.grad is not None:
+                networks[name in self.apart].append(master.grad)
+        norms = [self.engine.number(torch.nn.utils.get_total_norm(own)) if own else 0.0 for own in networks]
+        norm = math.hypot(*norms)
         if math.isfinite(norm):
-            if self.clip_norm and norm > self.clip_norm:
-                torch._foreach_mul_(gradients, self.clip_norm / norm)
+            for gradients, own in zip(networks, norms, strict=True):
+                if self.clip_norm and own > self.clip_norm:
+                    torch._foreach_mul_(gradients, self.clip_norm / own)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate * group["rate"]
             if self.held:

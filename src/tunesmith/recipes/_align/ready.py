@@ -94,7 +94,7 @@ def ready(config: Config, folder: Path) -> Ready:
     )  # fmt: skip
     values = value_function(lm, (entry, peft), parameters, config.seed) if aligner.HAS_VALUES else None
     if values and values.inside and config.activation_checkpointing:
-        raise UserError("activation_checkpointing would compute a separate value function again with the policy's adapter",
+        raise UserError("--activation_checkpointing does not go with --method.value separate: it would compute with other layers",
             "Leave it out and lower --tokens_per_micro_batch if memory is short, or use --method.value shared.")  # fmt: skip
     sampler = Sampler(
         lm, prompts, judges, lambda it: aligner.credit(it, parameters), lambda: entry.disabled(lm.model),
@@ -157,7 +157,8 @@ def _with_values(training: Training, values: Values) -> Training:
     """Train a value function beside a policy; weights of the same name learn at the same rate."""
     rates = {f"value.{name}": rate for name, rate in training.rates.items() if f"value.{name}" in values.parameters}
     trained = {**training.parameters, **values.parameters}
-    return replace(training, parameters=trained, rates={**training.rates, **rates})
+    apart = frozenset(values.parameters if values.inside else ())
+    return replace(training, parameters=trained, rates={**training.rates, **rates}, apart=apart)
 
 
 def read_texts(config: Config, lm: LM, warnings: list[str]) -> Texts:

@@ -66,12 +66,19 @@ def _new(lm: LM, parameters: Any, seed: int) -> Mapping[str, Any]:
 
 def _of_reward_model(path: str, lm: LM, method: tuple[ModuleType, Any], head: ValueHead) -> Mapping[str, Any]:
     """The layers of a reward model, whose reward is what the head then expects (Ouyang et al. 2022, 3.5)."""
-    it, *others = open_reward(path, trunk=trunk_of(method, lm))
-    if others or not it.layers:
-        kind = "several reward models" if others else f"a model of its own ({it.lm.name})"
+    try:
+        it, *others = open_reward(path, trunk=trunk_of(method, lm))
+    except UserError as error:
+        raise UserError(f"--method.value_from: {error.message}", error.fix) from None
+    if others:
         raise UserError(
-            f"a value function begins as one LoRA reward model on the policy's base, and {path} is {kind}",
-            f"Train one: tunesmith reward DATA --model {lm.name}.",
+            f"--method.value_from: a value function begins as one reward model, and {path} is several",
+            f"Give one of them: {path}/seed-0.",
+        )
+    if not it.layers:
+        raise UserError(
+            f"--method.value_from: the reward model in {path} is no LoRA on the weights that the policy begins with",
+            f"Train one: tunesmith reward DATA --model {lm.name} --peft lora.",
         )
     with torch.no_grad():
         head.weight.copy_(it.gain * it.head.weight)

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 
 from tunesmith.core.errors import UserError, WorkFailed
-from tunesmith.core.files import verify_manifest, write_json, write_manifest
+from tunesmith.core.files import canonical, sha256, text_hash, verify_manifest, write_json, write_manifest
 from tunesmith.core.records import Message
 from tunesmith.models.encoder import load_headed
 from tunesmith.models.load import LM, load
@@ -100,6 +100,20 @@ def record_of(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / FILE} cannot be read: {error}", "Use another copy of the reward model.") from None
     return dict(record)
+
+
+def identity_of(path: str) -> str:
+    """Return a hash of a reward model's files, or of all members of an ensemble: another model in its place has another.
+
+    Raises:
+        UserError: no reward model, or damaged.
+    """
+    folder = found_in(path)
+    record = record_of(folder)
+    if record["kind"] == ENSEMBLE:
+        return text_hash(canonical([identity_of(str(folder / member)) for member in record["members"]]))
+    manifest = folder / "MANIFEST.json"
+    return sha256(manifest if manifest.is_file() else folder / FILE)
 
 
 def found_in(path: str) -> Path:

@@ -19,8 +19,23 @@ def open_scorer(spec: str | Mapping[str, Any], trunk: Trunk | None = None) -> Sc
     Raises:
         UserError: there is no such scorer.
     """
-    if isinstance(spec, str) and ".py:" in spec and not spec.startswith("function:"):
-        spec = {"name": "function", "path": spec}
-    entry, parameters = SCORERS.parameters(spec)
+    entry, parameters = _named(spec)
     opened: Scorer = entry.open(parameters, trunk) if vars(entry).get("SHARES_TRUNK") else entry.open(parameters)
     return opened
+
+
+def identity_of(spec: str | Mapping[str, Any]) -> Any:
+    """Return what tells a scorer from another one of the same name: a hash of its weights; None where it has none.
+
+    Raises:
+        UserError: there is no such scorer.
+    """
+    entry, parameters = _named(spec)
+    return entry.identity(parameters) if hasattr(entry, "identity") else None
+
+
+def _named(spec: str | Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the entry of a scorer and its parameters."""
+    if isinstance(spec, str) and ".py:" in spec and not spec.startswith("function:"):
+        spec = {"name": "function", "path": spec}
+    return SCORERS.parameters(spec)

@@ -28,7 +28,7 @@ class Parameters(Config):
     value_clip: float = Field(0.2, gt=0, allow_inf_nan=False)
     """how far a value may move in one update before the clipped one counts"""
     value_weight: float = Field(0.1, ge=0, allow_inf_nan=False)
-    """of the value loss beside the policy's"""
+    """weight of the value loss beside the policy's"""
     gamma: float = Field(1.0, gt=0, le=1)
     """discount from token to token"""
     lam: float = Field(0.95, ge=0, le=1)
@@ -36,15 +36,15 @@ class Parameters(Config):
     whiten_rewards: bool = False
     """divide rewards by their standard deviation, the mean as it is"""
     value: Literal["shared", "separate"] = "shared"
-    """what expects scores: a head on the policy's hidden states (shared), or with an adapter of its own on the same base
-    (separate), so that learning to expect does not move the policy; a round takes about twice as long"""
-    value_from: str | None = None
+    """the value function: a head on the policy's hidden states (shared), or with an adapter of its own on the same base
+    (separate), so that learning to expect scores does not move the policy; a round takes about twice as long"""
+    value_from: str | None = Field(None, min_length=1)
     """folder of a LoRA reward model on the policy's base that a separate value function begins as, as InstructGPT's does"""
 
     @model_validator(mode="after")
     def _begins(self) -> Self:
         if self.value_from and self.value == "shared":
-            raise ValueError("value_from is what a value function of its own begins as: give value separate too")
+            raise ValueError("value_from needs a value function of its own: add --method.value separate")
         return self
 
 

@@ -32,6 +32,17 @@ class Parameters(Config):
     """the scorers; easiest in a YAML file (--config)"""
 
 
+def identity(parameters: Parameters) -> list[Any]:
+    """Return that of each part.
+
+    Raises:
+        UserError: one of them cannot be found.
+    """
+    from tunesmith.recipes._reward.scoring import identity_of
+
+    return [identity_of(part.scorer) for part in parameters.of]
+
+
 def open(parameters: Parameters, trunk: Trunk | None = None) -> Scorer:
     """Open all of them.
 

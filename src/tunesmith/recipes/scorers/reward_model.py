@@ -30,6 +30,17 @@ class Parameters(Config):
     """of a model that is not on the policy's trunk"""
 
 
+def identity(parameters: Parameters) -> str:
+    """Return a hash of the reward model's files.
+
+    Raises:
+        UserError: there is no such reward model, or it is damaged.
+    """
+    from tunesmith.recipes._reward.files import identity_of
+
+    return identity_of(parameters.path)
+
+
 def open(parameters: Parameters, trunk: Trunk | None = None) -> Scorer:
     """Open the reward model; prompts and answers are tokenised anew from text, so its tokenizer may be another.
 
