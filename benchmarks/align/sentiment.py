@@ -42,8 +42,8 @@ MOST = 250
 # Each round is learned from once; beta is what keeps the divergence at 5 to 8 nats.
 ONLINE = ["--steps", "100", "--optimisation_epochs", "1", "--max_kl", "15"]
 PARTS = {
-    "ppo": ["--method", "ppo", "--beta", "0.085", *ONLINE],
-    "ppo, seed 1": ["--method", "ppo", "--beta", "0.085", "--seed", "1", *ONLINE],
+    "ppo": ["--method", "ppo", *ONLINE],
+    "ppo, seed 1": ["--method", "ppo", "--seed", "1", *ONLINE],
     "grpo": ["--method", "grpo", "--samples", "8", "--beta", "0.1", *ONLINE],
     "best_of_n": ["--method", "best_of_n", "--samples", "4", "--train_rows", "300"],
 }
@@ -226,6 +226,7 @@ def main() -> None:
     parser.add_argument("--reward_model", required=True)
     parser.add_argument("--folder", default="runs/sentiment")
     parser.add_argument("--parts", default="ppo;ppo, seed 1;grpo;best_of_n;dpo;judge")
+    parser.add_argument("--beta", default="0.085", help="price of a nat for PPO")
     parser.add_argument("--openings", type=int, default=1000)
     parser.add_argument("--threads", default="2")
     options = parser.parse_args()
@@ -243,7 +244,8 @@ def main() -> None:
         else:
             watched = [] if part == "best_of_n" else ["--held_out", "lexicon"]
             place = folder / part.replace(", seed ", "-")
-            results["runs"][part] = align(place, "movies", [*PARTS[part], *taught, *watched, *common])
+            price = ["--beta", options.beta] if "ppo" in part else []
+            results["runs"][part] = align(place, "movies", [*PARTS[part], *price, *taught, *watched, *common])
             if part != "best_of_n":
                 results["rounds"][part] = rounds_of(place)
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
