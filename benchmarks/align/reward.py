@@ -56,6 +56,7 @@ def picture(found: dict[str, list[dict[str, Any]]]) -> str:
     for share in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
         parts.append(f'<line x1="60" x2="520" y1="{y(share)}" y2="{y(share)}" stroke="#ddd"/>')
         parts.append(f'<text x="52" y="{y(share) + 4}" text-anchor="end">{share:.1f}</text>')
+    parts += [f'<text x="{x(gap)}" y="266" text-anchor="middle">{gap}</text>' for gap in range(6)]
     colours = ("#1f5fa8", "#b4541a", "#2f7d4f", "#7a3f98")
     drawn = [(name, runs) for name, runs in found.items() if runs[0]["people"]]
     for number, (name, runs) in enumerate(drawn):
@@ -70,7 +71,7 @@ def picture(found: dict[str, list[dict[str, Any]]]) -> str:
         words = f"{name}: {value:.3f} of all pairs as the means have them"
         parts.append(f'<text x="250" y="{y(0.66) + 16 * number:.1f}" fill="{colour}">{words}</text>')
     parts += [
-        '<text x="290" y="284" text-anchor="middle">mean ratings apart (-4 to 4)</text>',
+        '<text x="290" y="284" text-anchor="middle">how far their mean ratings are apart (of -4 to 4)</text>',
         '<text x="60" y="14">agreement with one rating drawn for each of two texts, 95 % intervals</text>', "</svg>",
     ]  # fmt: skip
     return "\n".join(parts) + "\n"
