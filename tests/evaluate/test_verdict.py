@@ -231,11 +231,7 @@ def test_forgetting_in_the_headline(forgetting: Forgetting | None, said: str) ->
 @pytest.mark.parametrize(
     ("lora", "full", "said"),
     [
-        (
-            20.0,
-            18.2,
-            "costs more and forgot less: of wiki it lost 0.011 nats a token, lora r=16 0.105",
-        ),
+        (20.0, 18.2, "costs more and forgot less: of wiki it lost 0.011 nats a token, lora r=16 0.105"),
         (20.0, 17.9, "of wiki it lost nothing, lora r=16 0.105"),
         (20.0, 19.0, ""),  # 0.105 and 0.054: not half
         (18.1, 18.0, ""),  # 0.006: nobody's reason
@@ -250,10 +246,9 @@ def test_a_level_route_that_forgot_far_less_is_named(lora: float, full: float, s
     ahead = [difference(name, "zero-shot", 0.11, 0.03) for name in after]
     judged = judge(results, compared(level, *ahead))
     assert judged.recommended == "lora r=16"
-    assert [line for line in judged.details if "forgot less" in line] == [
-        line for line in judged.details if said and said in line
-    ]
-    assert bool(said) == any("forgot less" in line for line in judged.details)
+    milder = [line for line in judged.details if "forgot less" in line]
+    assert milder == [line for line in judged.details if said and said in line]
+    assert bool(said) == bool(milder)
     # A route that is worse is no answer to forgetting.
     results = [results[0], results[1], replace(results[2], value=0.77)]
     worse = compared(difference("lora r=16", "full", 0.11, 0.03), *ahead)

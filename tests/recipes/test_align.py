@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dying import dying
 from tunesmith.core.errors import UserError, WorkFailed
 from tunesmith.data.collate import collate
 from tunesmith.models.load import load
@@ -139,29 +140,11 @@ def test_divergence_is_held_by_its_price() -> None:
 
 
 @pytest.mark.parametrize("moment", ["sampling", "update"])
-def test_a_killed_run_goes_on_bit_for_bit(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_goes_on_bit_for_bit(moment: str) -> None:
     changes = {"optimisation_epochs": 2, "batch_size": 4, "kl_target": 2.0}
     align.run(config(run_dir="straight", **changes))
-
-    class Dead(BaseException):
-        pass
-
-    calls = 0
-    name = "_step" if moment == "update" else "_answers"
-    where: Any = fit_module if moment == "update" else aligning.Rollouts
-    real = getattr(where, name)
-
-    def dying(*rest: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == (6 if moment == "update" else 2):
-            raise Dead
-        return real(*rest)
-
-    monkeypatch.setattr(where, name, dying)
-    with pytest.raises(Dead):
+    with dying(*{"sampling": (aligning.Rollouts, "_answers", 2), "update": (fit_module, "_step", 6)}[moment]):
         align.run(config(run_dir="run", **changes))
-    monkeypatch.setattr(where, name, real)
     align.run(config(run_dir="run", **changes))
     assert all(torch.equal(weights("run")[key], tensor) for key, tensor in weights("straight").items())
     betas = [r["beta_after"] for r in rounds("run")]

@@ -10,11 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dying import dying
 from tunesmith.core.errors import UserError
 from tunesmith.data.preferences import read_preferences
 from tunesmith.recipes import align
 from tunesmith.recipes._align import best
 from tunesmith.recipes.align import Config
+from tunesmith.train import fit as fit_module
 
 BASE: dict[str, Any] = {
     "data": "prompts.jsonl", "scorer": "scorer.py:score", "model": "toy-llama", "max_new_tokens": 6, "dtype": "fp32",
@@ -109,28 +111,11 @@ def test_learning_the_best_answers_raises_the_score_round_by_round() -> None:
     assert lines[0]["num_tokens"] == sum(len(row["ids"]) for row in best_of)
 
 
-def test_a_stopped_run_goes_on_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_goes_on_bit_for_bit() -> None:
     settings = {**EXPERT, "steps": 3, "optimisation_epochs": 2, "batch_size": 2}
     align.run(Config(**settings, run_dir="straight"))
-
-    class Dead(BaseException):
-        pass
-
-    from tunesmith.train import fit as fit_module
-
-    calls, real = 0, fit_module._step
-
-    def dying(*rest: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 6:
-            raise Dead
-        return real(*rest)
-
-    monkeypatch.setattr(fit_module, "_step", dying)
-    with pytest.raises(Dead):
+    with dying(fit_module, "_step", 6):
         align.run(Config(**settings, run_dir="run"))
-    monkeypatch.setattr(fit_module, "_step", real)
     align.run(Config(**settings, run_dir="run"))
     one, other = (load_file(f"{folder}/adapter/adapter_model.safetensors") for folder in ("straight", "run"))
     assert all(torch.equal(one[key], other[key]) for key in one)

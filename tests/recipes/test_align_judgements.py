@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dying import dying
 from tunesmith import cli
 from tunesmith.core.errors import UserError, WorkFailed
 from tunesmith.core.registry import ALIGNERS
@@ -177,23 +178,8 @@ def test_the_gradient_is_that_of_the_plain_formula() -> None:
 @pytest.mark.parametrize("method", ["dpo", "kto"])
 def test_a_killed_run_goes_on_bit_for_bit(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     align.run(config(method=method, run_dir="straight", epochs=3))
-
-    class Dead(BaseException):
-        pass
-
-    calls, real = 0, fit_module._step
-
-    def dying(*rest: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 5:
-            raise Dead
-        return real(*rest)
-
-    monkeypatch.setattr(fit_module, "_step", dying)
-    with pytest.raises(Dead):
+    with dying(fit_module, "_step", 5):
         align.run(config(method=method, run_dir="run", epochs=3))
-    monkeypatch.setattr(fit_module, "_step", real)
     asked = list[int]()
     ask = offline.log_probabilities
     monkeypatch.setattr(offline, "log_probabilities", lambda *rest: asked.append(1) or ask(*rest))

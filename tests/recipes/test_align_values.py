@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dying import dying
 from tunesmith.core.errors import UserError
 from tunesmith.models.load import load
 from tunesmith.recipes import align, reward
@@ -143,26 +144,11 @@ def test_the_reward_model_that_steers_stays_as_it_is(judges: Path) -> None:
     assert list(first(answers)) == before
 
 
-def test_a_killed_run_goes_on_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_goes_on_bit_for_bit() -> None:
     changes = {"method": SEPARATE, "optimisation_epochs": 2, "batch_size": 4}
     align.run(config(run_dir="straight", **changes))
-
-    class Dead(BaseException):
-        pass
-
-    real, calls = aligning.Rollouts._answers, 0
-
-    def dying(*rest: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise Dead
-        return real(*rest)
-
-    monkeypatch.setattr(aligning.Rollouts, "_answers", dying)
-    with pytest.raises(Dead):
+    with dying(aligning.Rollouts, "_answers", 2):
         align.run(config(run_dir="run", **changes))
-    monkeypatch.setattr(aligning.Rollouts, "_answers", real)
     align.run(config(run_dir="run", **changes))
     assert equal(trained("run"), trained("straight"))
     assert equal(policy("run"), policy("straight"))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dying import dying
 from tunesmith.core.errors import UserError, WorkFailed
 from tunesmith.core.records import Message, Preference
 from tunesmith.data.collate import collate, micro_batches
@@ -269,23 +270,8 @@ def test_a_killed_training_goes_on_bit_for_bit(monkeypatch: pytest.MonkeyPatch) 
     straight = reward.run(config("straight"))
     assert straight["fitted"]["nu"] > 0
     assert "predicted" in straight["ties"]
-
-    class Dead(BaseException):
-        pass
-
-    real, calls = fit_module._step, 0
-
-    def dies(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 4:
-            raise Dead
-        return real(*arguments)
-
-    monkeypatch.setattr(fit_module, "_step", dies)
-    with pytest.raises(Dead):
+    with dying(fit_module, "_step", 4):
         reward.run(config("run"))
-    monkeypatch.setattr(fit_module, "_step", real)
     again = reward.run(config("run"))
     first, second = (load_file(f"{name}/adapter/adapter_model.safetensors") for name in ("straight", "run"))
     assert all(torch.equal(first[key], second[key]) for key in first)

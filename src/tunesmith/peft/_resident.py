@@ -9,7 +9,6 @@ from tunesmith.core.errors import UserError
 from tunesmith.models.residents import Factors, Residents, residents_of
 from tunesmith.peft import lora
 from tunesmith.peft._files import load_adapter, read_config
-from tunesmith.peft._layers import place
 
 
 def add_adapter(lm: Any, name: str, folder: Path) -> Residents:
@@ -39,8 +38,7 @@ def add_adapter(lm: Any, name: str, folder: Path) -> Residents:
         load_adapter(lm, folder)
         factors = _taken_off(lm.model, folder)
     finally:
-        for layer, module in lora.layers(lm.model).items():
-            place(lm.model, layer, module.base)
+        lora.take_off(lm.model)
         residents.mount(mounted)
     residents.put(name, factors)
     return residents

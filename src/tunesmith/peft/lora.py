@@ -155,6 +155,14 @@ def layers(model: nn.Module) -> dict[str, LoraLinear]:
     return attached(model, LoraLinear)
 
 
+def take_off(model: nn.Module) -> dict[str, LoraLinear]:
+    """Take the attached layers off a model, which is bare then, and return them by name."""
+    taken = layers(model)
+    for name, layer in taken.items():
+        place(model, name, layer.base)
+    return taken
+
+
 def rates(model: nn.Module, parameters: Parameters) -> dict[str, float]:
     """Return factors of the learning rate by the names of parameters; those of every B, for LoRA+."""
     ratio = parameters.loraplus_lr_ratio

@@ -92,10 +92,7 @@ def ready(config: Config, folder: Path) -> Ready:
         scorer, open_scorer(config.held_out, trunk_of((entry, peft), lm)) if config.held_out else None, config.scorer_timeout,
         config.no_end, config.end_at, config.end_after,
     )  # fmt: skip
-    values = value_function(lm, (entry, peft), parameters, config.seed) if aligner.HAS_VALUES else None
-    if values and values.inside and config.activation_checkpointing:
-        raise UserError("--activation_checkpointing does not go with --method.value separate: it would compute with other layers",
-            "Leave it out and lower --tokens_per_micro_batch if memory is short, or use --method.value shared.")  # fmt: skip
+    values = value_function(lm, (entry, peft), parameters, config) if aligner.HAS_VALUES else None
     sampler = Sampler(
         lm, prompts, judges, lambda it: aligner.credit(it, parameters), lambda: entry.disabled(lm.model),
         sampling, config.rollouts // samples, samples, passes,

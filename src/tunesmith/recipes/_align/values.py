@@ -15,18 +15,20 @@ from tunesmith.core.seeds import derive
 from tunesmith.models.load import LM
 from tunesmith.models.value_head import ValueHead, Values
 from tunesmith.peft import lora
-from tunesmith.peft._layers import in_place, place
+from tunesmith.peft._layers import in_place
+from tunesmith.recipes._align.config import Config
 from tunesmith.recipes._reward.files import open_reward, trunk_of
 
 
-def value_function(lm: LM, method: tuple[ModuleType, Any], parameters: Any, seed: int) -> Values:
+def value_function(lm: LM, method: tuple[ModuleType, Any], parameters: Any, config: Config) -> Values:
     """Make the value function that PPO's `value` and `value_from` ask for; the model must be bare, and is left bare.
 
     Args:
         method: peft entry and parameters of the policy; a value function of its own has the same. parameters: those of PPO.
 
     Raises:
-        UserError: the policy is no LoRA, or `value_from` names no LoRA reward model of the policy's base.
+        UserError: the policy is no LoRA, activations are to be computed again, or `value_from` names no LoRA reward model of the
+            policy's base.
     """
     head = ValueHead(lm.model.get_input_embeddings().weight.shape[1], lm.device)
     if parameters.value == "shared":
@@ -35,7 +37,13 @@ def value_function(lm: LM, method: tuple[ModuleType, Any], parameters: Any, seed
         raise UserError(
             "a value function of its own is a LoRA on the policy's base", "Use --peft lora, or --method.value shared."
         )
-    layers = _of_reward_model(parameters.value_from, lm, method, head) if parameters.value_from else _new(lm, method[1], seed)
+    if config.activation_checkpointing:
+        raise UserError(
+            "--activation_checkpointing does not go with --method.value separate: it would compute with other layers",
+            "Leave it out and lower --tokens_per_micro_batch if memory is short, or use --method.value shared.",
+        )
+    begins_as = parameters.value_from
+    layers = _of_reward_model(begins_as, lm, method, head) if begins_as else _new(lm, method[1], config.seed)
     for layer in layers.values():
         layer.requires_grad_(True)
         layer.base.requires_grad_(False)
@@ -58,10 +66,7 @@ def _named(prefix: str, module: nn.Module) -> dict[str, nn.Parameter]:
 def _new(lm: LM, parameters: Any, seed: int) -> Mapping[str, Any]:
     """New layers, which change nothing until they are trained."""
     lora.attach(lm.model, parameters, derive(seed, "attach values"))
-    layers = lora.layers(lm.model)
-    for name, layer in layers.items():
-        place(lm.model, name, layer.base)
-    return layers
+    return lora.take_off(lm.model)
 
 
 def _of_reward_model(path: str, lm: LM, method: tuple[ModuleType, Any], head: ValueHead) -> Mapping[str, Any]:

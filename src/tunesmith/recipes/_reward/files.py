@@ -20,7 +20,6 @@ from tunesmith.models.encoder import load_headed
 from tunesmith.models.load import LM, load
 from tunesmith.peft import lora
 from tunesmith.peft._files import base_of, load_adapter, read_config
-from tunesmith.peft._layers import place
 from tunesmith.recipes._artefact import save_artefact
 from tunesmith.recipes._open.kinds import REWARD_FILE as FILE
 from tunesmith.recipes._reward.model import HEAD, Prompt, RewardModel, put_head
@@ -187,10 +186,8 @@ def _on_trunk(folder: Path, trunk: Trunk) -> RewardModel:
     head = put_head(trunk.lm, 0)
     try:
         load_adapter(trunk.lm, folder)
-        layers: dict[str, torch.nn.Module] = dict(lora.layers(model))
     finally:
-        for name, layer in lora.layers(model).items():
-            place(model, name, layer.base)
+        layers: dict[str, torch.nn.Module] = {**lora.take_off(model)}
         del model.score
     for module in (head, *layers.values()):
         module.requires_grad_(False).eval()
